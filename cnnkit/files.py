@@ -1,0 +1,82 @@
+"""Writing files so that a crash, a kill or a full disk leaves no half of one."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cnnkit.errors import CnnkitError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (file or folder), which becomes `path` on success.
+
+    The suffix is kept, since writers look at it. On an error, and on a full disk, the
+    temporary is removed and what stood at `path` stays.
+
+    Raises:
+        CnnkitError: If the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _replace(partial, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None and Path(error.filename) != partial:
+            raise
+        raise CnnkitError(
+            "Cannot write",
+            where=path,
+            received=error.strerror or str(error),
+            todo="free some space or choose another place; what stood there is untouched",
+        ) from error
+    finally:
+        remove(partial)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    if not path.is_dir():
+        partial.replace(path)
+        return
+    # A folder cannot be replaced in one step: the old one steps aside first.
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    try:
+        partial.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder tree, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes `text` as UTF-8, whole or not at all, and returns `path`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> Path:
+    """Writes `value` as JSON, whole or not at all, and returns `path`."""
+    return write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Returns the hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
