@@ -1,6 +1,7 @@
 """Writing files so that a crash, a kill or a full disk leaves no half of one."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.errors import CnnkitError
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -29,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         _replace(partial, path)
     except OSError as error:
-        if error.errno is None or error.filename is not None and Path(error.filename) != partial:
+        if error.errno not in _UNWRITABLE:
             raise
         raise CnnkitError(
             "Cannot write",
