@@ -1,0 +1,1 @@
+from cnnkit.analysis import macs as macs
