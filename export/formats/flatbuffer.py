@@ -1,0 +1,175 @@
+"""Reading and editing the flatbuffer of a TFLite file; needs LiteRT, not TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.formats import metadata
+from export.formats.metadata import INPUT
+from export.formats.metadata import KEY
+from export.formats.metadata import OUTPUT
+from export.formats.metadata import Metadata
+
+# The converter's quantizer cannot tell a narrower range from zero (kNearZeroTolerance).
+_ZERO_RANGE = 1e-6
+# Kernels read weights in vectors: the TFLite schema asks for buffers aligned to 16 bytes.
+_ALIGNMENT = 16
+
+
+def parse(content: bytes) -> Any:
+    """Returns the flatbuffer as a tree of objects."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def pack(model: Any) -> bytes:
+    """Returns the tree of objects as a flatbuffer, its buffers aligned."""
+    import flatbuffers  # type: ignore[import-untyped]  # comes with LiteRT
+
+    for buffer in model.buffers:
+        buffer.Pack = _aligned(buffer)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _aligned(buffer: Any) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    def pack_buffer(builder: Any) -> int:
+        data = None
+        if buffer.data is not None and len(buffer.data):
+            content = np.asarray(buffer.data, np.uint8).tobytes()
+            # Bytes are one long element to `StartVector`, which aligns only elements.
+            builder.StartVector(1, len(content), _ALIGNMENT)
+            builder.head -= len(content)
+            builder.Bytes[builder.head : builder.head + len(content)] = content
+            data = builder.EndVector()
+        schema.BufferStart(builder)
+        if data is not None:
+            schema.BufferAddData(builder, data)
+        return schema.BufferEnd(builder)
+
+    return pack_buffer
+
+
+def finish(content: bytes, meta: Metadata) -> bytes:
+    """Returns the file with short tensor names and `meta` inside; it computes the same.
+
+    The names that the converter leaves are paths in the Python code: they cost kilobytes in
+    a small file and no runtime needs them. Input and output get their stable names.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = parse(content)
+    for graph in model.subgraphs:
+        for index, tensor in enumerate(graph.tensors):
+            # As long as an empty name, after alignment, and still unique.
+            tensor.name = str(index).encode()
+    main = model.subgraphs[0]
+    main.tensors[main.inputs[0]].name = INPUT.encode()
+    main.tensors[main.outputs[0]].name = OUTPUT.encode()
+
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(meta.dumps().encode(), np.uint8)
+    entry.name, entry.buffer = KEY.encode(), len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or ()), entry]
+    return pack(model)
+
+
+def read_metadata(path: Path) -> Metadata | None:
+    """Returns what cnnkit wrote into a TFLite file, or None if that is nothing."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(path.read_bytes(), 0)
+    for index in range(model.MetadataLength()):
+        entry = model.Metadata(index)
+        if entry.Name() == KEY.encode():
+            return metadata.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    return None
+
+
+def custom_ops(content: bytes) -> list[str]:
+    """Returns the names of the ops that the built-in runtime does not have (Flex and others)."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    custom = schema.BuiltinOperator.CUSTOM
+    codes = parse(content).operatorCodes
+    return sorted({code.customCode.decode() for code in codes if code.builtinCode == custom})
+
+
+def float_ops(content: bytes) -> list[str]:
+    """Returns the names of the ops that compute in float32 in a file that also has int8 ops."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    model, integer, found = parse(content), False, []
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            name = names[model.operatorCodes[op.opcodeIndex].builtinCode]
+            results = {graph.tensors[i].type for i in op.outputs}
+            if schema.TensorType.FLOAT32 not in results:
+                integer = True
+            elif name != "DEQUANTIZE":
+                found.append(name)
+    return found if integer else []
+
+
+def smallest_scales(content: bytes, limit: float) -> list[str]:
+    """Returns the names of the activations whose scale is below `limit`, smallest first."""
+    model, found = parse(content), []
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            scale = None if tensor.quantization is None else tensor.quantization.scale
+            empty = model.buffers[tensor.buffer].data is None
+            if empty and scale is not None and len(scale) == 1 and scale[0] < limit:
+                found.append((float(scale[0]), tensor.name.decode()))
+    return [name for _, name in sorted(found)]
+
+
+def set_ranges(content: bytes, pixels: tuple[float, float] | None) -> tuple[bytes, list[str]]:
+    """Returns a calibrated file whose ranges can all be quantized, and where zeros begin.
+
+    A ReLU that is dead on the calibration pictures leaves the range [0, 0]. Its scale of 8e-9
+    makes XNNPACK refuse the file, and would pin the unit at zero if another picture woke it.
+    It gets the range of the widest tensor that it is computed from: zero stays exact.
+
+    Args:
+        content: What the converter gives after calibration, with `min` and `max` of tensors.
+        pixels: Range of the input tensor, whatever the calibration pictures held: (0, 255)
+            makes its scale exactly 1, so that raw pixels are the quantized values.
+    """
+    model, silent = parse(content), []
+    for position, graph in enumerate(model.subgraphs):
+        changed: set[int] = set()
+        if pixels and position == 0:
+            _set_range(graph.tensors[graph.inputs[0]], pixels)
+        for op in graph.operators:  # in the order of execution
+            known = [_range(graph.tensors[i]) for i in op.inputs if i >= 0]
+            widest = max(filter(None, known), key=lambda r: r[1] - r[0], default=None)
+            for index in op.outputs:
+                tensor = graph.tensors[index]
+                own = _range(tensor)
+                if own and widest and max(map(abs, own)) <= _ZERO_RANGE:
+                    _set_range(tensor, widest)
+                    if not changed.intersection(op.inputs):
+                        silent.append(tensor.name.decode())
+                    changed.add(index)
+    return pack(model), silent
+
+
+def _range(tensor: Any) -> tuple[float, float] | None:
+    found = tensor.quantization
+    if found is None or found.min is None or found.max is None or not len(found.min):
+        return None
+    return float(np.min(found.min)), float(np.max(found.max))
+
+
+def _set_range(tensor: Any, limits: tuple[float, float]) -> None:
+    tensor.quantization.min = np.array([limits[0]], np.float32)
+    tensor.quantization.max = np.array([limits[1]], np.float32)

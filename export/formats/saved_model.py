@@ -1,0 +1,99 @@
+"""SavedModel version folders, as TF Serving loads them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnnkit import checks
+from cnnkit import files
+from cnnkit.errors import UsageError
+from export import cookbook
+from export.formats import metadata as meta
+from export.formats import trace
+from export.formats.metadata import Metadata
+
+if TYPE_CHECKING:
+    import keras
+
+VARIANTS = ("float32",)
+# TF Serving ignores what lies here, apart from its own warm-up records.
+EXTRA = "assets.extra"
+_METADATA = f"{EXTRA}/cnnkit.json"
+_PROBE = Path(__file__).with_name("savedmodel_probe.py")
+_TIMEOUT_S = 600
+
+
+def write(
+    model: keras.Model,
+    path: Path,
+    *,
+    variant: str = "float32",
+    calibration: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    resize: str | None = None,
+) -> Path:
+    """Writes `model` as the SavedModel folder `path` and returns `path`.
+
+    Its signature `serving_default` takes `image` (float32, any batch size) and returns
+    `probabilities`. TF Serving wants `path` to be a number inside a folder of the model's name.
+
+    Args:
+        model: One input, one output. Deployable models take raw pixels 0-255.
+        path: The folder, which appears there whole or not at all.
+        variant: "float32".
+        calibration: Not used; here so that all formats are written alike.
+        labels: Class names, stored in `assets.extra/cnnkit.json`.
+        resize: Name of the resize rule, stored there too.
+    """
+    checks.one_of("saved_model.write", "variant", variant, VARIANTS)
+    described = meta.of(model, labels, resize)
+    with files.replacing(path) as partial:
+        trace.save(model, partial, None)
+        files.write_text(partial / _METADATA, described.dumps())
+    return path
+
+
+def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """Returns the outputs for `x`, from a process that has TensorFlow but no Keras or cnnkit.
+
+    Raises:
+        UsageError: If the folder cannot be loaded or run there.
+    """
+    if not (path / "saved_model.pb").is_file():
+        raise UsageError("Not a SavedModel folder", where=path, expected="saved_model.pb in it")
+    with tempfile.TemporaryDirectory() as folder:
+        x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
+        np.save(x_path, x)
+        arguments = [str(path.resolve()), str(x_path), str(y_path), str(threads)]
+        command = [sys.executable, "-I", str(_PROBE), *arguments]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UsageError(
+                "TensorFlow did not finish in time", where=path, expected=f"{_TIMEOUT_S} s"
+            ) from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            found = cookbook.explain(done.stderr)
+            raise UsageError(
+                found.cause if found else "TensorFlow cannot run this SavedModel",
+                where=path,
+                received=lines[-1],
+                todo=found.cure if found else "",
+            )
+        return np.load(y_path, allow_pickle=False)
+
+
+def metadata(path: Path) -> Metadata | None:
+    """Returns what cnnkit wrote into the folder, or None if that is nothing."""
+    file = path / _METADATA
+    return meta.loads(file.read_bytes()) if file.is_file() else None

@@ -1,0 +1,73 @@
+"""A Keras model as a TensorFlow function with stable names, for every converter."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+from export.formats.metadata import INPUT
+from export.formats.metadata import OUTPUT
+
+if TYPE_CHECKING:
+    import keras
+
+
+def function(model: keras.Model, batch: int | None) -> Any:
+    """Returns the inference of `model` as a concrete function `image` → `probabilities`."""
+    import tensorflow as tf
+
+    with _inlined():
+        signature = [_spec(model, batch)]
+        traced = tf.function(_inference(model), input_signature=signature, autograph=False)
+        return traced.get_concrete_function()
+
+
+def save(model: keras.Model, folder: Path, batch: int | None) -> Path:
+    """Writes `model` to `folder` as a SavedModel with the signature `serving_default`.
+
+    The batch size is part of the signature that is traced here: Keras' own export always makes
+    it unknown, which leaves shape arithmetic in a TFLite file. `tf.saved_model.save` of a Keras
+    model would leave its variables unfrozen, on which the TFLite converter aborts.
+    """
+    import keras
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    with _inlined():
+        archive.add_endpoint(
+            "serving_default", _inference(model), input_signature=[_spec(model, batch)]
+        )
+        archive.write_out(str(folder), verbose=False)
+    return folder
+
+
+def _spec(model: keras.Model, batch: int | None) -> Any:
+    import tensorflow as tf
+
+    return tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32, name=INPUT)
+
+
+def _inference(model: keras.Model) -> Callable[[Any], dict[str, Any]]:
+    return lambda image: {OUTPUT: model(image, training=False)}
+
+
+@contextlib.contextmanager
+def _inlined() -> Iterator[None]:
+    """Traces nested functions into their caller.
+
+    Keras compiles a grouped convolution with XLA in a function of its own. In a graph it would
+    be a `StatefulPartitionedCall`, which tf2onnx cannot read and which TF Serving would compile
+    anew for every batch size.
+    """
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
