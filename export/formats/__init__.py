@@ -35,7 +35,7 @@ class Format:
 
     def load(self) -> ModuleType:
         """Imports the module that writes and runs this format."""
-        return importlib.import_module(f"export.formats.{self.module}")
+        return module(self.module)
 
 
 FORMATS: dict[str, Format] = {
@@ -117,3 +117,8 @@ def select(names: Iterable[str]) -> list[Format]:
         UsageError: If a name is unknown; the message has the closest ones.
     """
     return [get(name) for name in dict.fromkeys(names)]
+
+
+def module(name: str) -> ModuleType:
+    """Imports a module of this package that writes and runs files."""
+    return importlib.import_module(f"export.formats.{name}")

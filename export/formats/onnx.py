@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import keras
 
 VARIANTS = ("float32", "int8")
+# Whether one call of a predictor is short enough to be timed.
+QUICK = True
 # The newest that tf2onnx 1.17 writes.
 OPSET = 18
 _BATCH = 32
@@ -75,28 +78,45 @@ def write(
     return path
 
 
-def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
-    """Returns the outputs for `x` on ONNX Runtime's CPU provider.
+def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from pictures to outputs, on ONNX Runtime's CPU provider.
 
     Raises:
-        UsageError: If the file is not one that ONNX Runtime can run, or `x` does not fit it.
+        UsageError: If the file is not one that ONNX Runtime can run; when called, if `x` does
+            not fit.
     """
     runner = session(path, threads=threads)
     (i,), (o,) = runner.get_inputs(), runner.get_outputs()
-    wanted = tuple(d for d in i.shape[1:])
-    if len(wanted) != x.ndim - 1 or any(
-        isinstance(d, int) and d != n for d, n in zip(wanted, x.shape[1:], strict=True)
-    ):
-        raise UsageError(
-            "The input does not fit the file",
-            where=path,
-            expected=f"batches of shape {tuple(i.shape)}",
-            received=x.shape,
-        )
+    wanted = tuple(i.shape[1:])
     step = i.shape[0] if isinstance(i.shape[0], int) else _BATCH
-    x = x.astype(np.uint8 if "uint8" in i.type else np.float32, copy=False)
-    parts = [runner.run([o.name], {i.name: x[k : k + step]})[0] for k in range(0, len(x), step)]
-    return np.concatenate(parts) if parts else np.zeros((0, *o.shape[1:]), np.float32)
+    dtype = np.uint8 if "uint8" in i.type else np.float32
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        if len(wanted) != x.ndim - 1 or any(
+            isinstance(d, int) and d != n for d, n in zip(wanted, x.shape[1:], strict=True)
+        ):
+            raise UsageError(
+                "The input does not fit the file",
+                where=path,
+                expected=f"batches of shape {tuple(i.shape)}",
+                received=x.shape,
+            )
+        x = x.astype(dtype, copy=False)
+        parts = [runner.run([o.name], {i.name: x[k : k + step]})[0] for k in range(0, len(x), step)]
+        return np.concatenate(parts) if parts else np.zeros((0, *o.shape[1:]), np.float32)
+
+    return predict
+
+
+def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """Returns the outputs for `x`; see `predictor`."""
+    return predictor(path, threads=threads)(x)
+
+
+def input_shape(path: Path) -> tuple[int, ...]:
+    """Returns the shape of one example."""
+    (i,) = session(path).get_inputs()
+    return tuple(i.shape[1:])
 
 
 def metadata(path: Path) -> Metadata | None:

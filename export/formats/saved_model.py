@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import keras
 
 VARIANTS = ("float32",)
+# Whether one call of a predictor is short enough to be timed.
+QUICK = False
 # TF Serving ignores what lies here, apart from its own warm-up records.
 EXTRA = "assets.extra"
 _METADATA = f"{EXTRA}/cnnkit.json"
@@ -91,6 +94,26 @@ def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
                 todo=found.cure if found else "",
             )
         return np.load(y_path, allow_pickle=False)
+
+
+def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from pictures to outputs; every call starts a process, see `run`."""
+    return lambda x: run(path, x, threads=threads)
+
+
+def input_shape(path: Path) -> tuple[int, ...]:
+    """Returns the shape of one example.
+
+    Raises:
+        UsageError: If the folder is not one that cnnkit wrote.
+    """
+    if described := metadata(path):
+        return described.input_shape
+    raise UsageError(
+        "The size of the pictures is not stored in this SavedModel",
+        where=path,
+        expected="a SavedModel that cnnkit exported",
+    )
 
 
 def metadata(path: Path) -> Metadata | None:

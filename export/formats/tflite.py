@@ -6,6 +6,7 @@ import collections
 import re
 import tempfile
 import warnings
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import keras
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
+# Whether one call of a predictor is short enough to be timed.
+QUICK = True
 # Below this scale, a product of two scales no longer fits the kernels' fixed-point multipliers.
 _TINY_SCALE = 1e-7
 
@@ -73,29 +76,45 @@ def write(
     return path
 
 
-def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
-    """Returns the outputs for `x` on LiteRT with its default delegate, one example at a time.
+def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from pictures to outputs, on LiteRT with its default delegate.
 
-    A quantized input is rounded from `x`, a quantized output is brought back to float32.
+    One example at a time. A quantized input is rounded, a quantized output is brought back to
+    float32.
 
     Raises:
-        UsageError: If the file is not one that LiteRT can run, or `x` does not fit it.
+        UsageError: If the file is not one that LiteRT can run; when called, if `x` does not fit.
     """
     runner = interpreter(path, threads=threads)
     (i,), (o,) = runner.get_input_details(), runner.get_output_details()
-    if tuple(i["shape"][1:]) != x.shape[1:] or i["shape"][0] != 1:
-        raise UsageError(
-            "The input does not fit the file",
-            where=path,
-            expected=f"batches of shape {tuple(i['shape'])}",
-            received=x.shape,
-        )
-    y = np.empty((len(x), *o["shape"][1:]), np.float32)
-    for index in range(len(x)):
-        runner.set_tensor(i["index"], _quantized(x[index : index + 1], i))
-        runner.invoke()
-        y[index] = _dequantized(runner.get_tensor(o["index"]), o)[0]
-    return y
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        if tuple(i["shape"][1:]) != x.shape[1:] or i["shape"][0] != 1:
+            raise UsageError(
+                "The input does not fit the file",
+                where=path,
+                expected=f"batches of shape {tuple(map(int, i['shape']))}",
+                received=x.shape,
+            )
+        y = np.empty((len(x), *o["shape"][1:]), np.float32)
+        for index in range(len(x)):
+            runner.set_tensor(i["index"], _quantized(x[index : index + 1], i))
+            runner.invoke()
+            y[index] = _dequantized(runner.get_tensor(o["index"]), o)[0]
+        return y
+
+    return predict
+
+
+def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """Returns the outputs for `x`; see `predictor`."""
+    return predictor(path, threads=threads)(x)
+
+
+def input_shape(path: Path) -> tuple[int, ...]:
+    """Returns the shape of one example."""
+    (i,) = interpreter(path).get_input_details()
+    return tuple(map(int, i["shape"][1:]))
 
 
 def metadata(path: Path) -> Metadata | None:

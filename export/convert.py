@@ -1,0 +1,204 @@
+"""Conversion in child processes: a converter that dies takes only its own format with it.
+
+The child is `python -m export.convert JOB.json`. It loads the model once and works through the
+formats. Its standard output carries one JSON object a line for each of them, in order:
+`{"seconds": …, "notes": […]}`, or `{"error": …, "detail": …, "fatal": …}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from cnnkit import files
+from cnnkit.errors import CnnkitError
+from cnnkit.errors import UsageError
+from export import cookbook
+from export import formats
+
+if TYPE_CHECKING:
+    from cnnkit.training.reporter import Reporter
+    from export.subject import Subject
+
+TIMEOUT_S = 900.0
+_DETAIL_LINES = 30
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of one format.
+
+    Attributes:
+        format: Name of the format.
+        path: Where the file or folder is, or would be.
+        seconds: Time it took to write.
+        error: Why there is no file, and what to do, in one line; None if there is one.
+        detail: The end of the raw error, for those who want to see it.
+        notes: What the user should know about a file that was written.
+    """
+
+    format: str
+    path: Path
+    seconds: float = 0.0
+    error: str | None = None
+    detail: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    subject: Subject,
+    jobs: Sequence[str],
+    folder: Path,
+    *,
+    calibration: np.ndarray | None = None,
+    reporter: Reporter | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> list[Conversion]:
+    """Writes a model in every format of `jobs` under `folder` and returns what became of each.
+
+    Args:
+        subject: The deployable model with its name, labels and resize rule.
+        jobs: Names of formats.
+        folder: The bundle's folder.
+        calibration: Raw pixels `(n, height, width, channels)` for the formats that need them.
+        reporter: Told what is being converted and what failed.
+        timeout_s: Longest time for one format.
+
+    Raises:
+        UsageError: If a format is unknown, or lacks its calibration pictures.
+        CnnkitError: If `folder` cannot be written.
+    """
+    pending = formats.select(jobs)
+    if calibration is None and (needy := [row.name for row in pending if row.needs_calibration]):
+        raise UsageError(
+            "Formats without calibration pictures",
+            where=", ".join(needy),
+            todo="give data to calibrate with, or leave these formats out",
+        )
+    done: list[Conversion] = []
+    with tempfile.TemporaryDirectory() as work:
+        job = Path(work, "job.json")
+        subject.model.save(job.with_name("model.keras"))
+        if calibration is not None:
+            np.save(job.with_name("calibration.npy"), calibration)
+        while rest := pending[len(done) :]:
+            tasks = [(row.name, str(folder / row.path(subject.name))) for row in rest]
+            content = {"tasks": tasks, "labels": subject.labels, "resize": subject.resize}
+            files.write_json(job, content)
+            done += _attempt(job, tasks, reporter, timeout_s)
+    return done
+
+
+def _attempt(
+    job: Path, tasks: list[tuple[str, str]], reporter: Reporter | None, timeout_s: float
+) -> list[Conversion]:
+    """Runs one child until it has finished or died; its death is the last task's failure."""
+    done: list[Conversion] = []
+    command = [sys.executable, "-P", "-m", "export.convert", str(job)]
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "KERAS_BACKEND": "tensorflow",
+    }
+    log = job.with_name("log.txt")
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
+        ) as child,
+    ):
+        try:
+            for name, place in tasks:
+                if reporter:
+                    reporter.step(f"exporting {name}")
+                late = threading.Timer(timeout_s, child.kill)
+                late.start()
+                line = child.stdout.readline() if child.stdout else ""
+                late.cancel()
+                told = json.loads(line) if line.endswith("\n") else None
+                if told is None:  # it died
+                    _clean(Path(place))
+                    told = _epitaph(child.wait(), log, timeout_s)
+                if told.pop("fatal", False):
+                    raise CnnkitError(told["error"])
+                told["notes"] = tuple(told.get("notes", ()))
+                done.append(Conversion(name, Path(place), **told))
+                if reporter and done[-1].error:
+                    reporter.warn(f"{name}: {done[-1].error}")
+                if child.poll() is not None and not line:
+                    break
+        finally:
+            child.kill()
+    return done
+
+
+def _clean(place: Path) -> None:
+    for partial in place.parent.glob(f".{place.stem}.partial-*"):
+        files.remove(partial)
+
+
+def _epitaph(code: int, log: Path, timeout_s: float) -> dict[str, Any]:
+    text = log.read_text(errors="replace")
+    detail = "\n".join(text.splitlines()[-_DETAIL_LINES:])
+    if found := cookbook.explain(text):
+        return {"error": str(found), "detail": detail}
+    how = f"signal {-code} (killed, or out of time after {timeout_s:g} s)" if code < 0 else code
+    return {"error": f"The converter's process ended with {how}.", "detail": detail}
+
+
+def _work(job: Path) -> None:
+    """The child: converts every task and tells what became of it."""
+    # Libraries print to standard output too: they get standard error, the protocol keeps its own.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    from cnnkit.models.saving import load_model
+
+    todo = json.loads(job.read_text(encoding="utf-8"))
+    model = load_model(job.with_name("model.keras"))
+    samples = job.with_name("calibration.npy")
+    calibration = np.load(samples, allow_pickle=False) if samples.exists() else None
+    for name, place in todo["tasks"]:
+        row, path, start = formats.get(name), Path(place), time.perf_counter()
+        told: dict[str, Any]
+        try:
+            module = row.load()
+            module.write(
+                model,
+                path,
+                variant=row.variant,
+                calibration=calibration if row.needs_calibration else None,
+                labels=todo["labels"],
+                resize=todo["resize"],
+            )
+            notes = module.notes(path) if hasattr(module, "notes") else []
+            told = {"seconds": round(time.perf_counter() - start, 3), "notes": notes}
+        except CnnkitError as error:
+            told = {"error": str(error), "fatal": type(error) is CnnkitError}
+        except Exception as error:
+            raw = "".join(traceback.format_exception(error))
+            found = (
+                cookbook.explain(str(error)) or f"{type(error).__name__}: {error}".split("\n")[0]
+            )
+            detail = "\n".join(raw.splitlines()[-_DETAIL_LINES:])
+            told = {"error": str(found), "detail": detail}
+        channel.write(json.dumps(told) + "\n")
+        channel.flush()
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]))

@@ -1,0 +1,177 @@
+"""An ordered list of compression passes, each checked and entered in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from cnnkit.errors import CnnkitError
+from cnnkit.errors import UsageError
+from export import ledger
+from export import passes as registry
+from export.ledger import Row
+from export.runtime import predict_keras
+
+if TYPE_CHECKING:
+    import keras
+
+    from cnnkit.data import Dataset
+    from cnnkit.training.recipe import Recipe
+    from cnnkit.training.reporter import Reporter
+    from export.passes import Pass
+    from export.result import Result
+    from export.subject import Subject
+
+# Pictures that a pass may look at; more would not change a channel's rank.
+SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class PassData:
+    """What a pass may learn from.
+
+    Attributes:
+        x: Raw training pixels `(n, height, width, channels)` float32, or None without data.
+        y: Their labels, or None.
+        recover: Fine-tunes a model and returns it; without data it returns it as it is.
+    """
+
+    x: np.ndarray | None
+    y: np.ndarray | None
+    recover: Callable[[keras.Model], keras.Model]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a pipeline leaves.
+
+    Attributes:
+        subject: The small plain Keras model with its labels and data.
+        ledger: One row for the model that came in, and one after each pass.
+        results: What each pass did, in order.
+    """
+
+    subject: Subject
+    ledger: list[Row]
+    results: list[Result]
+
+    @property
+    def model(self) -> keras.Model:
+        """The small plain Keras model."""
+        return self.subject.model
+
+
+def compress(
+    model: keras.Model | str | Path | Subject,
+    passes: Sequence[Pass | str],
+    data: Dataset | str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    reporter: Reporter | None = None,
+) -> Compressed:
+    """Applies `passes` in order; after each, fine-tunes and checks that the model is sound.
+
+    Args:
+        model: A Keras classifier of pictures, its file, or a run folder. It is not changed.
+        passes: Such as "prune-filters:ratio=0.3".
+        data: Labelled pictures, or where they are. Without them nothing is fine-tuned, unless
+            a run folder knows its own.
+        recipe: Section `compress` says how to fine-tune, `train` the rest.
+        reporter: Told about every step.
+
+    Raises:
+        UsageError: If a pass is unknown, has a wrong option or cannot work on this model.
+        DataError: If the data cannot be used.
+    """
+    from cnnkit.training.reporter import Reporter
+    from export.subject import Subject
+    from export.subject import open_subject
+
+    parsed = [registry.parse(p) if isinstance(p, str) else p for p in passes]
+    reporter = reporter or Reporter()
+    subject = model if isinstance(model, Subject) else open_subject(model, data, recipe)
+    small, dataset = subject.model, subject.dataset
+    recover = _recover(dataset, recipe or subject.recipe, reporter)
+    x, y = _sample(dataset)
+    rows, results = [_row("original", small, dataset)], []
+    for number, step in enumerate(parsed, 1):
+        reporter.step(f"compressing: {step}")
+        result = step.apply(small, PassData(x, y, recover))
+        for note in result.notes:
+            reporter.note(note)
+        after = recover(result.model)
+        _check(small, after, str(step), x)
+        small = after
+        results.append(result)
+        rows.append(_row(f"{number} {step}", small, dataset))
+    return Compressed(replace(subject, model=small), rows, results)
+
+
+def _row(name: str, model: keras.Model, dataset: Dataset | None) -> Row:
+    right = None
+    if dataset is not None:
+        x, y = dataset.arrays("test")
+        right = ledger.accuracy(predict_keras(model, x), y) if len(y) else None
+    return ledger.of_model(name, model, right)
+
+
+def _sample(dataset: Dataset | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if dataset is None:
+        return None, None
+    x, y = dataset.arrays("train")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:SAMPLE])
+    return x[chosen].astype(np.float32), y[chosen]
+
+
+def _recover(
+    dataset: Dataset | None, recipe: Recipe | None, reporter: Reporter
+) -> Callable[[keras.Model], keras.Model]:
+    from cnnkit.training.fit import fit
+    from cnnkit.training.recipe import Recipe
+
+    recipe = recipe or Recipe()
+    options, train = recipe.compress, recipe.train
+
+    def recover(model: keras.Model) -> keras.Model:
+        if dataset is not None and options.finetune_epochs:
+            fit(
+                model,
+                dataset,
+                epochs=options.finetune_epochs,
+                batch_size=train.batch_size,
+                lr=options.finetune_lr,
+                optimizer=train.optimizer,
+                weight_decay=train.weight_decay,
+                label_smoothing=recipe.loss.label_smoothing,
+                seed=train.seed,
+                reporter=reporter,
+            )
+        return model
+
+    return recover
+
+
+def _check(before: Any, after: Any, step: str, x: np.ndarray | None) -> None:
+    """Refuses a model that no longer does the job of the one it came from."""
+    if (before.input_shape, before.output_shape) != (after.input_shape, after.output_shape):
+        raise CnnkitError(
+            "A pass changed the shape of the input or the output",
+            where=step,
+            expected=(before.input_shape, before.output_shape),
+            received=(after.input_shape, after.output_shape),
+        )
+    if x is None:
+        x = np.random.default_rng(0).uniform(0, 255, (4, *after.input_shape[1:]))
+    if not np.isfinite(predict_keras(after, x[:16])).all():
+        raise UsageError(
+            "The model gives NaN after a pass",
+            where=step,
+            todo="prune less, or lower compress.finetune_lr",
+        )

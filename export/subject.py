@@ -1,0 +1,147 @@
+"""What is compressed, exported or judged: a model with its labels and, if there are any, data."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnkit.errors import UsageError
+from export.runtime import RESIZE
+from export.wrap import as_classifier
+
+if TYPE_CHECKING:
+    import keras
+
+    from cnnkit.data import Dataset
+    from cnnkit.data import Manifest
+    from cnnkit.training.recipe import Recipe
+
+MODEL = "model.keras"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A deployable model and what belongs to it.
+
+    Attributes:
+        name: Short name, safe in file names and URLs.
+        model: Deployable classifier: raw pixels in, probabilities out.
+        dataset: Labelled pictures at the model's size, or None.
+        recipe: The recipe that it was made with, or the default.
+        labels: Class names, or None if nobody knows them.
+        notes: What had to be added or assumed.
+        origin: The run folder or model file, or None.
+    """
+
+    name: str
+    model: keras.Model
+    dataset: Dataset | None
+    recipe: Recipe
+    labels: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+    origin: Path | None = None
+
+    @property
+    def resize(self) -> str:
+        """Name of the rule that brings a picture to the model's size."""
+        return self.recipe.data.resize
+
+
+def open_subject(
+    source: keras.Model | str | Path,
+    data: Dataset | str | Path | None = None,
+    recipe: Recipe | None = None,
+) -> Subject:
+    """Opens a run folder, a bundle, a `.keras` file or a model, with `data` if given.
+
+    A run folder and a bundle know their data, and which picture is in which split.
+
+    Raises:
+        UsageError: If it is not a classifier of pictures, or the data do not fit it.
+        DataError: If the data cannot be used.
+    """
+    from cnnkit.models.saving import load_model
+    from cnnkit.training.recipe import Recipe
+    from cnnkit.training.train import Run
+    from export.bundle import Bundle
+
+    recipe = recipe or Recipe()
+    if not isinstance(source, str | Path):
+        return _wrapped(source, source.name, data, recipe, None)
+    path = Path(source)
+    if path.is_dir() and (path / Bundle.MANIFEST).is_file():
+        bundle = Bundle.open(path)
+        manifest = bundle.data_manifest()
+        recipe = bundle.recipe()
+        return _wrapped(bundle.model(), bundle.name, data, recipe, path, manifest, bundle.labels)
+    if path.is_dir():
+        run = Run.open(path)
+        labels = tuple(run.manifest.classes)
+        return _wrapped(
+            run.model(), path.resolve().name, data, run.recipe, path, run.manifest, labels
+        )
+    return _wrapped(load_model(path), path.stem, data, recipe, path)
+
+
+def load_dataset(
+    data: Dataset | str | Path | None,
+    model: keras.Model,
+    resize: str = RESIZE,
+    manifest: Manifest | None = None,
+    recipe: Recipe | None = None,
+) -> Dataset | None:
+    """Returns pictures at the size of `model`: from `data`, else from what `manifest` lists.
+
+    Data that `manifest` was made from keep its splits.
+    """
+    import cnnkit.data
+    from cnnkit.data import Dataset
+    from cnnkit.training.recipe import Recipe
+
+    if isinstance(data, Dataset):
+        return data
+    if data is not None and not (manifest and _same_place(manifest.path, data)):
+        options = (recipe or Recipe()).data
+        manifest = cnnkit.data.check(
+            data, split=tuple(options.split), seed=0, on_bad_image=options.on_bad_image
+        )
+    if manifest is None:
+        return None
+    height, width, channels = model.input_shape[1:]
+    return cnnkit.data.load(manifest, image_size=(height, width), channels=channels, resize=resize)
+
+
+def safe_name(text: str) -> str:
+    """Returns `text` as a name of ASCII letters, digits, `.`, `_` and `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "model"
+
+
+def _same_place(known: str, data: str | Path) -> bool:
+    return known == str(data) or (Path(data).exists() and Path(known) == Path(data).resolve())
+
+
+def _wrapped(
+    model: keras.Model,
+    name: str,
+    data: Dataset | str | Path | None,
+    recipe: Recipe,
+    origin: Path | None,
+    manifest: Manifest | None = None,
+    labels: tuple[str, ...] | None = None,
+) -> Subject:
+    if len(model.inputs) != 1 or len(model.input_shape) != 4:
+        as_classifier(model)  # says what is wrong
+    dataset = load_dataset(data, model, recipe.data.resize, manifest, recipe)
+    if dataset is not None and labels and tuple(dataset.classes) != labels:
+        raise UsageError(
+            "The data have other classes than the model was trained on",
+            where=data,
+            expected=", ".join(labels[:8]),
+            received=", ".join(dataset.classes[:8]),
+        )
+    model, notes = as_classifier(model, dataset)
+    if dataset is not None:
+        labels = tuple(dataset.classes)
+    return Subject(safe_name(name), model, dataset, recipe, labels, tuple(notes), origin)

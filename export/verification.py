@@ -1,0 +1,260 @@
+"""Artifact against model, in the artifact's own runtime: a verdict, not a hope."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from cnnkit import files
+from cnnkit.errors import CnnkitError
+from cnnkit.errors import UsageError
+from export import formats
+from export import ledger
+from export.formats import Format
+
+if TYPE_CHECKING:
+    from cnnkit.data import Dataset
+    from cnnkit.training.reporter import Reporter
+    from export.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a format may differ from the Keras model.
+
+    Attributes:
+        max_abs: Largest difference of a probability, or None where no bound holds.
+        agreement: Least fraction of pictures with the same likeliest class.
+        reason: Where the numbers come from.
+    """
+
+    max_abs: float | None
+    agreement: float
+    reason: str
+
+
+_EXACT = Limit(1e-4, 0.0, "the same float32 arithmetic in another order")
+# A picture on which two classes are nearly equal may change sides: no bound on the difference.
+_INTEGER = Limit(None, 0.95, "int8 has 256 levels: pictures near a border change sides")
+LIMITS: dict[str, Limit] = {
+    "tflite": _EXACT,
+    "onnx": _EXACT,
+    "savedmodel": _EXACT,
+    "tflite-fp16": Limit(0.02, 0.99, "weights keep 11 bits"),
+    "tflite-dynamic": _INTEGER,
+    "tflite-int8": _INTEGER,
+    "onnx-int8": _INTEGER,
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on one artifact.
+
+    Attributes:
+        format: Name of the format.
+        path: Where it lies in the bundle.
+        ok: Whether it may be handed over.
+        reason: Why not, in one line.
+        pictures: Number of pictures that it was run on.
+        agreement: Fraction of them with the same likeliest class as the Keras model's.
+        max_abs: Largest difference of a probability.
+        accuracy: Fraction of right answers, None without labels.
+        model_accuracy: The same of the Keras model.
+        size_bytes: Size of the file or folder.
+        zip_bytes: The same, compressed with deflate.
+        latency_ms: Median time for one picture on one thread; None where a call starts a process.
+        notes: What the user should know.
+    """
+
+    format: str
+    path: str
+    ok: bool = False
+    reason: str = ""
+    pictures: int = 0
+    agreement: float | None = None
+    max_abs: float | None = None
+    accuracy: float | None = None
+    model_accuracy: float | None = None
+    size_bytes: int | None = None
+    zip_bytes: int | None = None
+    latency_ms: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def drop(self) -> float | None:
+        """How much accuracy the artifact loses against the Keras model."""
+        if self.accuracy is None or self.model_accuracy is None:
+            return None
+        return self.model_accuracy - self.accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What the user asks of every artifact.
+
+    Attributes:
+        max_drop: Largest loss of accuracy against the Keras model, as a fraction.
+        max_size: Largest size in bytes, or None.
+    """
+
+    max_drop: float = 0.01
+    max_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What artifacts are run on: raw pixels, their labels if known, and the model's outputs."""
+
+    x: np.ndarray
+    y: np.ndarray | None
+    want: np.ndarray
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on a bundle.
+
+    Attributes:
+        rows: One for each artifact.
+        broken: Files that changed or vanished after the export, with the reason.
+        source: What the artifacts were run on.
+    """
+
+    rows: list[Judged]
+    broken: dict[str, str]
+    source: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.broken and all(row.ok for row in self.rows)
+
+
+def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates) -> Judged:
+    """Runs the artifact of one format on `pictures` and compares it with the Keras model."""
+    place = row.path(name)
+    path, module = folder / place, row.load()
+    try:
+        predict = module.predictor(path)
+        got = predict(pictures.x)
+        latency = ledger.latency_ms(predict, pictures.x[0]) if module.QUICK else None
+    except CnnkitError as error:
+        return Judged(row.name, str(place), reason=str(error))
+    if got.shape != pictures.want.shape:
+        reason = f"outputs of shape {got.shape}, the Keras model's are {pictures.want.shape}"
+        return Judged(row.name, str(place), reason=reason)
+    plain, zipped = ledger.sizes(path)
+    right = [
+        None if pictures.y is None else ledger.accuracy(p, pictures.y) for p in (got, pictures.want)
+    ]
+    judged = Judged(
+        row.name,
+        str(place),
+        pictures=len(got),
+        agreement=float(np.mean(got.argmax(1) == pictures.want.argmax(1))),
+        max_abs=float(np.abs(got - pictures.want).max()),
+        accuracy=right[0],
+        model_accuracy=right[1],
+        size_bytes=plain,
+        zip_bytes=zipped,
+        latency_ms=latency,
+        notes=tuple(module.notes(path)) if hasattr(module, "notes") else (),
+    )
+    reason = _breach(judged, LIMITS[row.name], gates)
+    return Judged(**{**vars(judged), "ok": not reason, "reason": reason})
+
+
+def _breach(found: Judged, limit: Limit, gates: Gates) -> str:
+    """Returns which limit or gate is not kept, or an empty string."""
+    agreement, max_abs = found.agreement or 0.0, found.max_abs
+    # One picture is always allowed: less cannot be told from chance.
+    one = 1.0 / found.pictures + 1e-9
+    if max_abs is None or not np.isfinite(max_abs):
+        return "gives NaN or infinity"
+    if limit.max_abs is not None and max_abs > limit.max_abs:
+        return f"differs from the Keras model by {max_abs:.2g}, limit {limit.max_abs:g}"
+    if 1.0 - agreement > max(1.0 - limit.agreement, one):
+        return f"agrees with the Keras model on {agreement:.1%}, limit {limit.agreement:.0%}"
+    if found.drop is not None and found.drop > max(gates.max_drop, one):
+        return f"loses {found.drop:.4f} of accuracy, export.max_drop is {gates.max_drop:g}"
+    if gates.max_size is not None and (found.size_bytes or 0) > gates.max_size:
+        return f"has {found.size_bytes} bytes, export.max_size is {gates.max_size}"
+    return ""
+
+
+def verify(
+    bundle: Bundle | str | Path,
+    data: Dataset | str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Verdict:
+    """Runs every artifact of a bundle against its Keras model again.
+
+    Args:
+        bundle: A bundle or its folder.
+        data: Labelled pictures: the test part is used. None takes the bundle's golden pictures.
+        reporter: Told about every step.
+
+    Raises:
+        UsageError: If the folder is not a bundle.
+        DataError: If the data cannot be used.
+    """
+    from cnnkit.training.reporter import Reporter
+    from export.bundle import Bundle
+    from export.subject import load_dataset
+
+    reporter = reporter or Reporter()
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(Path(bundle))
+    reporter.step("checking the hashes")
+    broken = bundle.broken_files()
+    if broken.get(bundle.KERAS) or not bundle.artifacts:
+        return Verdict([], broken or {bundle.KERAS: "there is no artifact to verify"}, "nothing")
+    if data is None:
+        pictures, source = bundle.golden_pictures(), "the bundle's golden pictures"
+    else:
+        model = bundle.model()
+        dataset = load_dataset(data, model, bundle.resize, bundle.data_manifest())
+        if bundle.labels and list(bundle.labels) != list(dataset.classes):
+            raise UsageError(
+                "The data have other classes than the bundle",
+                where=bundle.folder,
+                expected=", ".join(bundle.labels[:8]),
+                received=", ".join(dataset.classes[:8]),
+            )
+        pictures, source = compared(model, dataset), "the test part of the data"
+    rows = []
+    for name in bundle.artifacts:
+        row = formats.get(name)
+        reporter.step(f"verifying {name}")
+        place = row.path(bundle.name).as_posix()
+        bad = [file for file in broken if file == place or file.startswith(f"{place}/")]
+        # A changed file is not run: whoever changed it may have made it hostile.
+        rows.append(
+            Judged(name, place, reason=f"{bad[0]}: {broken[bad[0]]}")
+            if bad
+            else judge(row, bundle.folder, bundle.name, pictures, bundle.gates)
+        )
+    return Verdict(rows, broken, source)
+
+
+def compared(model: Any, dataset: Dataset) -> Pictures:
+    """Returns the test pictures (all, where there is no test part) and the model's outputs."""
+    from export.runtime import predict_keras
+
+    split = next(s for s in ("test", "val", "train") if len(dataset.labels(s)))
+    x, y = dataset.arrays(split)
+    return Pictures(x, y, predict_keras(model, x))
+
+
+def sha256_of(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file under `folder`, by its relative path."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
