@@ -1,7 +1,10 @@
 import os
+from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Programs that tests start shall run the checkout, not a copy in site-packages.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
 import keras
 import pytest
@@ -15,6 +18,11 @@ def _fresh_state():
     yield
     keras.config.set_dtype_policy(policy)
     keras.config.set_floatx(floatx)
+
+
+def pytest_collection_modifyitems(items):
+    # A contract for a kind that has no parts yet would be reported as skipped.
+    items[:] = [item for item in items if "[NOTSET" not in item.name]
 
 
 @pytest.hookimpl(tryfirst=True)

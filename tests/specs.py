@@ -36,6 +36,7 @@ class Spec:
 
 
 def all_specs() -> Iterator[Spec]:
+    """Yields the `SPECS` of every test file."""
     for module in pkgutil.walk_packages(tests.__path__, "tests."):
         if ".contracts" not in module.name and module.name.rsplit(".", 1)[-1].startswith("test_"):
             yield from getattr(importlib.import_module(module.name), "SPECS", ())

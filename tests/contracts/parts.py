@@ -12,7 +12,7 @@ def as_model(spec):
     part = spec.make()
     if not isinstance(part, keras.Model):
         part = keras.layers.Activation(part) if spec.kind == "activation" else part
-        x = keras.Input(spec.input_shape)
+        x = keras.Input(spec.input_shape, name="image")
         part = keras.Model(x, part(x))
     return perturb(part)
 

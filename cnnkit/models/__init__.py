@@ -1,0 +1,57 @@
+"""Networks by name. Nothing here imports TensorFlow before a network is built."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING
+from typing import Any
+
+from cnnkit import registry
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
+
+# Module of a family -> the models that it registers. A new family is one line here.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "lenet": ("lenet300", "lenet5", "lenet5_caffe"),
+    "resnet_cifar": ("resnet8", "resnet14", "resnet20"),
+}
+NAMES: dict[str, str] = {
+    name: f"cnnkit.models.{family}" for family, members in FAMILIES.items() for name in members
+}
+
+
+def build(
+    name: str, input_shape: tuple[int, int, int], classes: int, **options: Any
+) -> keras.Model:
+    """Returns a fresh functional model from `image` to `logits`.
+
+    Args:
+        name: One of `NAMES`.
+        input_shape: `(height, width, channels)` of the pictures.
+        classes: Number of outputs, at least 2.
+        **options: Keyword-only arguments of the model's own function, such as `width`.
+
+    Raises:
+        UsageError: If the name, an option or a value is not one that the model accepts.
+
+    Example:
+        >>> build("lenet5_caffe", (28, 28, 1), 10).count_params()
+        431080
+    """
+    importlib.import_module(NAMES[registry.known("model", name, NAMES)])
+    make = registry.get("model", name)
+    parameters = inspect.signature(make).parameters.values()
+    accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if unknown := [option for option in options if option not in accepted]:
+        raise UsageError(
+            f"Unknown option of model {name!r}",
+            where=", ".join(unknown),
+            expected=", ".join(accepted) or "none",
+        )
+    try:
+        return make(input_shape, classes, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"Cannot build model {name!r}", where=error) from error

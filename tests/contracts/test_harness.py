@@ -1,0 +1,129 @@
+"""The contracts themselves: a good part fulfils each of them, and a broken one is caught."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from cnnkit import checks
+from tests.contracts import test_numerics as numerics
+from tests.contracts import test_serialization as serialization
+from tests.specs import Spec
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Scale(keras.layers.Layer):
+    """`start * w * x + b`: the least that has an argument, weights and a sublayer."""
+
+    def __init__(self, start=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.start = checks.in_range("Scale", "start", start, 0.0, 10.0)
+
+    def build(self, input_shape):
+        self.shift = keras.layers.Dense(
+            input_shape[-1], kernel_initializer="identity", dtype=self.dtype_policy, name="shift"
+        )
+        self.shift.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, x):
+        return self.start * self.shift(x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "start": self.start}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class ForgetsItsArgument(Scale):
+    def get_config(self):
+        return keras.layers.Layer.get_config(self)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class HasANumpyNumberInItsConfig(Scale):
+    def get_config(self):
+        return {**super().get_config(), "start": np.float32(self.start)}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class ComputesInFloat32(Scale):
+    def call(self, x):
+        return self.start * ops.cast(self.shift(x), "float32")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class HasASublayerOfAnotherPolicy(Scale):
+    def build(self, input_shape):
+        self.shift = keras.layers.Dense(input_shape[-1], name="shift")
+        self.shift.build(input_shape)
+        keras.layers.Layer.build(self, input_shape)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class StatesAnotherShape(Scale):
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 1)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class StopsTheGradient(Scale):
+    def call(self, x):
+        return self.start * self.shift(x) + ops.stop_gradient(x)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class HasAnUnusedWeight(Scale):
+    def build(self, input_shape):
+        self.unused = self.add_weight(shape=(1,), name="unused")
+        super().build(input_shape)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LooksAtTheBatch(Scale):
+    def call(self, x):
+        return super().call(x - ops.mean(x, 0, keepdims=True))
+
+
+def spec(part):
+    return Spec("layer", part.__name__, lambda: part(start=3.0))
+
+
+def half_precision(spec):
+    numerics.test_dtype_policy(spec, "mixed_float16")
+
+
+BROKEN = [
+    (serialization.test_every_init_argument_is_in_the_config, ForgetsItsArgument),
+    (serialization.test_config_round_trip, HasANumpyNumberInItsConfig),
+    (half_precision, ComputesInFloat32),
+    (half_precision, HasASublayerOfAnotherPolicy),
+    (numerics.test_static_shape_matches_output, StatesAnotherShape),
+    (numerics.test_gradient, StopsTheGradient),
+    (numerics.test_one_training_step_reaches_every_weight, HasAnUnusedWeight),
+    (numerics.test_batch_of_one_and_of_five_agree, LooksAtTheBatch),
+]
+
+
+@pytest.mark.parametrize("contract", dict(BROKEN), ids=lambda c: c.__name__)
+def test_a_good_part_fulfils(contract):
+    contract(spec(Scale))
+
+
+@pytest.mark.parametrize(("contract", "part"), BROKEN)
+def test_a_broken_part_is_caught(contract, part):
+    with pytest.raises((AssertionError, TypeError)):
+        contract(spec(part))
+
+
+def test_a_loss_fulfils_its_contract():
+    loss = Spec(
+        "loss",
+        "cross_entropy",
+        lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        input_shape=(5,),
+    )
+    numerics.test_loss_gradient(loss)
+    serialization.test_config_round_trip(loss)
