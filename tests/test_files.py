@@ -1,0 +1,127 @@
+import hashlib
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnkit import files
+from cnnkit.errors import CnnkitError
+
+
+def inside(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_a_file_and_the_folders_above_it(tmp_path):
+    path = files.write_json(tmp_path / "a" / "b.json", {"é": [1]})
+    assert path.read_text("utf-8") == '{\n "é": [\n  1\n ]\n}\n'
+    assert inside(path.parent) == ["b.json"]
+    files.write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_the_temporary_keeps_the_suffix_and_the_folder(tmp_path):
+    with files.replacing(tmp_path / "net.keras") as partial:
+        assert (partial.suffix, partial.parent) == (".keras", tmp_path)
+        partial.touch()
+
+
+def test_replaces_a_folder(tmp_path):
+    target = tmp_path / "bundle"
+    for name in ("old", "new"):
+        with files.replacing(target) as partial:
+            files.write_text(partial / name, name)
+    assert (inside(tmp_path), inside(target)) == (["bundle"], ["new"])
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_an_error_leaves_what_stood_there(tmp_path, is_folder):
+    target = tmp_path / "target"
+    content = target / "file" if is_folder else target
+    files.write_text(content, "old")
+
+    def fail():
+        with files.replacing(target) as partial:
+            files.write_text(partial / "file" if is_folder else partial, "half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert (inside(tmp_path), content.read_text()) == (["target"], "old")
+
+
+def test_a_full_disk_leaves_what_stood_there(tmp_path):
+    """A process that may write no file above 4 kB gets EFBIG in the middle of its write."""
+    target = files.write_text(tmp_path / "target.txt", "old")
+    code = (
+        "import sys, pathlib\n"
+        "from cnnkit import errors, files\n"
+        "try:\n"
+        "    files.write_text(pathlib.Path(sys.argv[1]), 'x' * 100_000)\n"
+        "except errors.CnnkitError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)], preexec_fn=limit, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"Cannot write: {target}. Received File too large. Free some space or choose another "
+        "place; what stood there is untouched.\n",
+    )
+    assert (inside(tmp_path), target.read_text()) == (["target.txt"], "old")
+
+
+def test_a_kill_half_way_leaves_nothing_under_the_final_name(tmp_path):
+    target = tmp_path / "target.txt"
+    code = (
+        "import sys, time, pathlib\n"
+        "from cnnkit import files\n"
+        "with files.replacing(pathlib.Path(sys.argv[1])) as partial:\n"
+        "    partial.write_text('half')\n"
+        "    print('written', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
+    with child:
+        assert child.stdout.readline() == b"written\n"
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert not target.exists()
+    files.write_text(target, "whole")
+    assert target.read_text() == "whole"
+
+
+def test_a_place_that_cannot_be_written():
+    with pytest.raises(CnnkitError, match=r"^Cannot write: /sys/cnnkit/x\. Received "):
+        files.write_text(Path("/sys/cnnkit/x"), "")
+
+
+def test_other_errors_are_not_disguised(tmp_path):
+    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "never_written"):
+        pass
+
+
+def test_removes_files_folders_and_links_but_not_what_links_point_to(tmp_path):
+    kept = files.write_text(tmp_path / "kept" / "file", "x")
+    link = tmp_path / "link"
+    link.symlink_to(kept.parent)
+    files.remove(link)
+    files.remove(tmp_path / "missing")
+    assert (inside(tmp_path), kept.exists()) == (["kept"], True)
+    files.remove(kept.parent)
+    assert inside(tmp_path) == []
+
+
+def test_sha256(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(256)) * 5000)
+    assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
