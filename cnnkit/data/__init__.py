@@ -1,0 +1,11 @@
+from cnnkit.data.checking import DIGITS as DIGITS
+from cnnkit.data.checking import check as check
+from cnnkit.data.dataset import Dataset as Dataset
+from cnnkit.data.dataset import golden_pictures as golden_pictures
+from cnnkit.data.dataset import load as load
+from cnnkit.data.manifest import Item as Item
+from cnnkit.data.manifest import Manifest as Manifest
+from cnnkit.data.manifest import Problem as Problem
+from cnnkit.data.pictures import RESIZE_RULES as RESIZE_RULES
+from cnnkit.data.pictures import PictureError as PictureError
+from cnnkit.data.pictures import decode as decode

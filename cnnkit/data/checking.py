@@ -1,0 +1,166 @@
+"""`check`: from a data source to a manifest."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from cnnkit import registry
+from cnnkit.data import arrays
+from cnnkit.data import folder
+from cnnkit.data.manifest import SPLITS
+from cnnkit.data.manifest import Item
+from cnnkit.data.manifest import Kind
+from cnnkit.data.manifest import Manifest
+from cnnkit.data.manifest import Problem
+from cnnkit.data.manifest import printable
+from cnnkit.data.split import assign
+from cnnkit.data.split import deduplicate
+from cnnkit.errors import DataError
+from cnnkit.errors import UsageError
+
+DIGITS = "digits"
+_SOURCES = (
+    "a folder with one sub-folder per class, a .npz with x and y, a folder of MNIST IDX files, "
+    "or the word digits"
+)
+
+
+def check(
+    data: str | Path,
+    *,
+    split: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+    on_bad_image: Literal["skip", "fail"] = "skip",
+) -> Manifest:
+    """Opens a data source, verifies every picture and divides them into train, val and test.
+
+    Exact copies are dropped, and all copies where their labels disagree. The split is
+    stratified and depends on seed and content alone; splits that the source brings stay.
+    Nothing is changed on disk.
+
+    Args:
+        data: A folder with one sub-folder per class (or with train, val, test that hold
+            these), a `.npz`, a folder of MNIST IDX files, or `digits`.
+        split: Fractions of train, val and test; positive, sum 1.
+        seed: Of the split.
+        on_bad_image: `skip` leaves bad pictures out and lists them; `fail` refuses the data.
+
+    Raises:
+        DataError: If the data cannot be used.
+        UsageError: If an argument is wrong.
+    """
+    registry.known("value of on_bad_image", on_bad_image, ("skip", "fail"))
+    fractions = _fractions(split)
+    kind, path = _identify(data)
+    if kind == "folder":
+        classes, items, problems = folder.find(Path(path))
+        found: dict = {}
+    else:
+        source = arrays.READERS[kind](path)
+        classes, items, problems = source.classes, source.items(), []
+        found = {"shape": source.x.shape[1:], "files": source.files}
+    kept, copies = deduplicate(items, "" if kind == "folder" else "index ")
+    problems += copies
+    if on_bad_image == "fail":
+        _refuse(problems)
+    _require(printable(path), classes, kept, problems)
+    kept = assign(kept, fractions, seed)
+    for name in SPLITS:
+        if not any(item.split == name for item in kept):
+            raise DataError(
+                f"Too few pictures: none is left for {name}",
+                where=printable(path),
+                expected="at least 3 different pictures in one of the classes",
+            )
+    if kind != "folder":
+        kept = [replace(item, sha256="") for item in kept]
+    return Manifest(
+        kind=kind,
+        path=path,
+        classes=classes,
+        seed=seed,
+        fractions=fractions,
+        items=kept,
+        problems=problems,
+        **found,
+    )
+
+
+def _fractions(split: Sequence[float]) -> tuple[float, float, float]:
+    if len(split) == 3 and min(split) > 0 and math.isclose(sum(split), 1, abs_tol=1e-6):
+        return (float(split[0]), float(split[1]), float(split[2]))
+    raise UsageError(
+        "Wrong split",
+        expected="three positive fractions for train, val and test that sum to 1",
+        received="/".join(map(str, split)),
+    )
+
+
+def _identify(data: str | Path) -> tuple[Kind, str]:
+    """Returns the kind of a source, and its absolute path."""
+    if data == DIGITS:
+        return "digits", DIGITS
+    try:
+        path = Path(data).resolve(strict=True)
+        if path.is_dir():
+            if arrays.idx_files(path):
+                return "idx", str(path)
+            if not any(path.iterdir()):
+                raise DataError("The folder is empty", where=printable(data), expected=_SOURCES)
+            return "folder", str(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            "Cannot open the data",
+            where=printable(data),
+            expected=_SOURCES,
+            received=getattr(error, "strerror", None) or printable(error),
+        ) from None
+    if path.suffix == ".npz":
+        return "npz", str(path)
+    raise DataError("Not a data source", where=printable(data), expected=_SOURCES)
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    bad = [problem for problem in problems if problem.action != "ignored"]
+    if bad:
+        first = bad[0]
+        raise DataError(
+            f"{len(bad)} bad picture{'s' * (len(bad) > 1)}, the first is",
+            where=first.path,
+            received=f"{first.code}: {first.reason}",
+            todo="repair or remove them, or set on_bad_image to skip",
+        )
+
+
+def _require(
+    where: str, classes: Sequence[str], items: Sequence[Item], problems: Sequence[Problem]
+) -> None:
+    """Raises if there are too few classes, or too few pictures in one."""
+    if not items:
+        first = problems[0]
+        raise DataError(
+            "No usable picture in",
+            where=where,
+            received=f"{len(problems)} problems, the first: {first.path}: {first.reason}",
+        )
+    if len(classes) < 2:
+        raise DataError(
+            "Only one class in",
+            where=f"{where}: {classes[0]}",
+            expected="at least two",
+            todo="if the class folders lie one level deeper, name the folder that holds them",
+        )
+    total = Counter(item.label for item in items)
+    train = Counter(item.label for item in items if item.split == "train")
+    for label, name in enumerate(classes):
+        if total[label] < 2 or not train[label]:
+            raise DataError(
+                "Too few usable pictures in class",
+                where=f"{name} of {where}",
+                expected="at least 2 different ones, of which 1 for training",
+                received=f"{total[label]}, of which {train[label]} for training",
+                todo="add pictures to the class or remove it",
+            )

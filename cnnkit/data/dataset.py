@@ -1,0 +1,171 @@
+"""`load`: from a manifest to pixels."""
+
+import hashlib
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cnnkit import checks
+from cnnkit import registry
+from cnnkit.data import arrays
+from cnnkit.data import pictures
+from cnnkit.data.manifest import Manifest
+from cnnkit.data.manifest import printable
+from cnnkit.errors import DataError
+
+
+class Dataset:
+    """The pictures of a manifest at one size, decoded when a split is first asked for.
+
+    Args:
+        manifest: What `check` found.
+        image_shape: `(height, width, channels)` of every picture.
+        resize: One of `RESIZE_RULES`.
+        source: The arrays, where the source is arrays.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        image_shape: tuple[int, int, int],
+        resize: str,
+        source: arrays.Arrays | None,
+    ) -> None:
+        self.manifest = manifest
+        self.classes = manifest.classes
+        self.image_shape = image_shape
+        self.resize = resize
+        self._source = source
+        self._pixels: dict[str, np.ndarray] = {}
+
+    def ids(self, split: str) -> list[str]:
+        """Returns the ids of a split, in the order of its arrays."""
+        return [item.id for item in self.manifest.select(split)]
+
+    def labels(self, split: str) -> np.ndarray:
+        """Returns the labels of a split, int64 `(n,)`."""
+        return np.array([item.label for item in self.manifest.select(split)], np.int64)
+
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns raw pixels, uint8 `(n, height, width, channels)`, and labels, int64 `(n,)`.
+
+        Raises:
+            DataError: If a picture has become unreadable.
+        """
+        if split not in self._pixels:
+            self._pixels[split] = self._decode(self.ids(split))
+        return self._pixels[split], self.labels(split)
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Returns mean and standard deviation of each channel over the training split, of 0-255.
+
+        A channel without any variation has the deviation 1, so that dividing by it is safe.
+        """
+        x, _ = self.arrays("train")
+        values = np.arange(256.0)
+        means, deviations = [], []
+        for channel in range(x.shape[-1]):
+            counts = np.bincount(x[..., channel].ravel(), minlength=256)
+            mean = np.average(values, weights=counts)
+            variance = np.average((values - mean) ** 2, weights=counts)
+            means.append(float(mean))
+            deviations.append(float(np.sqrt(variance)) or 1.0)
+        return means, deviations
+
+    def _decode(self, ids: list[str]) -> np.ndarray:
+        *size, channels = self.image_shape
+        if self._source is None:
+            read = partial(pictures.decode, image_size=size, channels=channels, resize=self.resize)
+            with pictures.quiet(), ThreadPoolExecutor() as pool:
+                return np.stack(list(pool.map(read, [Path(self.manifest.path, id) for id in ids])))
+        x = self._source.x[[int(id) for id in ids]]
+        if x.shape[1:] == self.image_shape:
+            return x
+        images = (Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in x)
+        return np.stack([pictures.fit(image, size, channels, self.resize) for image in images])
+
+
+def load(
+    manifest: Manifest,
+    *,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    resize: str = "letterbox",
+) -> Dataset:
+    """Opens the pictures of a manifest, after making sure that they are still the same.
+
+    Args:
+        manifest: What `check` found.
+        image_size: `(height, width)` in pixels. Defaults to an array's own size; for a folder
+            to a square of the median of the longer sides, rounded to 16 (a small net halves
+            four times), in [32, 96]: what a small net on a small machine can use.
+        channels: 1 or 3. Defaults to 1 if every picture is grey, else 3.
+        resize: One of `RESIZE_RULES`.
+
+    Raises:
+        DataError: If a file is gone or has changed since `check`.
+        UsageError: If the resize rule is unknown.
+        ValueError: If another argument is out of range.
+    """
+    registry.known("resize rule", resize, pictures.RESIZE_RULES)
+    natural = manifest.shape or _natural_shape(manifest)
+    height, width = image_size or natural[:2]
+    shape = (
+        checks.integer("load", "image_size[0]", height, 1),
+        checks.integer("load", "image_size[1]", width, 1),
+        checks.one_of("load", "channels", channels or natural[2], (1, 3)),
+    )
+    reader = arrays.READERS.get(manifest.kind)
+    source = reader(manifest.path) if reader else None
+    _require_unchanged(manifest, source)
+    return Dataset(manifest, shape, resize, source)
+
+
+def golden_pictures(dataset: Dataset, n: int = 12) -> list[tuple[str, np.ndarray, int]]:
+    """Returns up to `n` test pictures as (id, uint8 pixels, label), one of each class first."""
+    x, y = dataset.arrays("test")
+    ids = dataset.ids("test")
+    by_class = [np.flatnonzero(y == label).tolist() for label in range(len(dataset.classes))]
+    rounds = chain.from_iterable(zip_longest(*by_class))
+    chosen = [i for i in rounds if i is not None][:n]
+    return [(ids[i], x[i], int(y[i])) for i in chosen]
+
+
+def _natural_shape(manifest: Manifest) -> tuple[int, int, int]:
+    median = statistics.median(max(item.width, item.height) for item in manifest.items)
+    side = min(96, max(32, 16 * round(median / 16)))
+    grey = all(pictures.is_grey(item.mode) for item in manifest.items)
+    return side, side, 1 if grey else 3
+
+
+def _require_unchanged(manifest: Manifest, source: arrays.Arrays | None) -> None:
+    if source:
+        expected, found = manifest.files, source.files
+    else:
+        expected = {item.id: item.sha256 for item in manifest.items}
+        with ThreadPoolExecutor() as pool:
+            hashes = pool.map(_hash, [Path(manifest.path, id) for id in expected])
+            found = dict(zip(expected, hashes, strict=True))
+    for name, digest in expected.items():
+        now = found.get(name, "the file is gone")
+        if now != digest:
+            raise DataError(
+                "The data has changed since its manifest was made",
+                where=printable(Path(manifest.path, name)),
+                received="other content" if len(now) == len(digest) else now,
+                todo="put the file back, or run `cnnkit check` again",
+            )
+
+
+def _hash(path: Path) -> str:
+    """Returns the SHA-256 of a file, or why it cannot be read."""
+    try:
+        return hashlib.sha256(pictures.read(path)).hexdigest()
+    except pictures.PictureError as error:
+        return error.reason

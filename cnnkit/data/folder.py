@@ -1,0 +1,172 @@
+"""The source that most people have: a folder of class folders."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cnnkit.data import pictures
+from cnnkit.data.manifest import Action
+from cnnkit.data.manifest import Item
+from cnnkit.data.manifest import Problem
+from cnnkit.data.manifest import Split
+from cnnkit.data.manifest import printable
+from cnnkit.errors import DataError
+
+_SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
+    """Finds and verifies the pictures of a folder.
+
+    The folder holds a folder a class, or `train` with `val` (or `valid`, `validation`) or
+    `test` that hold these. Pictures may lie deeper in a class folder.
+
+    Args:
+        root: An existing folder, resolved.
+
+    Returns:
+        The class names, the usable pictures in the order of their ids, and the problems.
+
+    Raises:
+        DataError: If there are no class folders, or one cannot be a class name.
+    """
+    walk = _Walk(root)
+    candidates = []
+    for split, folder in walk.splits():
+        for entry in walk.visible(folder):
+            if entry.is_dir():
+                paths = list(walk.pictures(entry))
+                candidates += [(split, _class_name(entry), path) for path in paths]
+                if not paths:
+                    walk.note(entry, "empty-class", "no files: not a class", "ignored")
+            else:
+                walk.note(entry, "stray", "a file outside the class folders", "ignored")
+    if not candidates:
+        raise DataError(
+            "No class folders with pictures in",
+            where=printable(root),
+            expected="a sub-folder for each class, named after it, with its pictures",
+        )
+    classes = sorted({name for _, name, _ in candidates})
+    items = []
+    with pictures.quiet(), ThreadPoolExecutor() as pool:
+        results = pool.map(_verify, [path for _, _, path in candidates])
+        for (split, name, path), result in zip(candidates, results, strict=True):
+            if isinstance(result, pictures.PictureError):
+                walk.note(path, result.code, result.reason)
+                continue
+            digest, facts = result
+            for code, reason in facts.remarks.items():
+                walk.note(path, code, reason, "kept")
+            flags = (*facts.flags, *facts.remarks)
+            place = path.relative_to(root).as_posix()
+            items.append(
+                Item(
+                    place,
+                    classes.index(name),
+                    split,
+                    digest,
+                    facts.width,
+                    facts.height,
+                    facts.mode,
+                    flags,
+                )
+            )
+    return classes, items, walk.problems
+
+
+class _Walk:
+    """Lists a tree in a fixed order, never leaves it, and notes what it passes over."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[Problem] = []
+
+    def note(self, path: Path, code: str, reason: str, action: Action = "skipped") -> None:
+        place = printable(path.relative_to(self.root).as_posix())
+        self.problems.append(Problem(place, code, reason, action))
+
+    def splits(self) -> Iterator[tuple[Split, Path]]:
+        """Yields the folders that hold the class folders, each with its split."""
+        folders = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
+        train = self.root / "train"
+        # A class may be called train: it holds no folders, or its siblings are classes.
+        if (
+            "train" not in folders
+            or not any(entry.is_dir() for entry in train.iterdir())
+            or (len(folders) > 1 and len(_SPLIT_FOLDERS.keys() & folders) == 1)
+        ):
+            yield "train", self.root
+            return
+        for entry in self.visible(self.root):
+            if entry.name in _SPLIT_FOLDERS and entry.is_dir():
+                yield _SPLIT_FOLDERS[entry.name], entry
+            else:
+                self.note(entry, "stray", "outside the train, val and test folders", "ignored")
+
+    def pictures(self, folder: Path) -> Iterator[Path]:
+        """Yields the files of a class folder, however deep."""
+        for entry in self.visible(folder):
+            if entry.is_dir():
+                yield from self.pictures(entry)
+            else:
+                yield entry
+
+    def visible(self, folder: Path) -> Iterator[Path]:
+        """Yields what a folder holds, without hidden things and links that lead elsewhere."""
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError as error:
+            self.note(folder, "unreadable", error.strerror or str(error))
+            return
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in _SYSTEM_FILES:
+                self.note(entry, "hidden", "a hidden or system file", "ignored")
+            elif not _is_text(entry.name):
+                self.note(entry, "bad-name", "the name is not valid UTF-8")
+            elif entry.is_symlink() and not self._holds(entry):
+                self.note(entry, "outside", "a link that leaves the folder")
+            elif entry.is_symlink() and entry.is_dir():
+                self.note(entry, "linked-folder", "a link to a folder is not followed")
+            else:
+                yield entry
+
+    def _holds(self, link: Path) -> bool:
+        return Path(os.path.realpath(link)).is_relative_to(self.root)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _verify(path: Path) -> tuple[str, pictures.Facts] | pictures.PictureError:
+    try:
+        content = pictures.read(path)
+        facts = pictures.inspect(content, path.suffix)
+        return hashlib.sha256(content).hexdigest(), facts
+    except pictures.PictureError as error:
+        return error
+
+
+def _class_name(folder: Path) -> str:
+    if folder.name.isprintable():
+        return folder.name
+    raise DataError(
+        "A folder name cannot be a class name",
+        where=printable(folder),
+        expected="printable characters only",
+        todo="rename the folder",
+    )

@@ -1,0 +1,181 @@
+"""The manifest: which pictures there are, in which split, and what was wrong with the others."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import Literal
+from typing import Self
+from typing import TypeAlias
+
+import pydantic
+
+from cnnkit import files
+from cnnkit.errors import DataError
+
+Kind: TypeAlias = Literal["digits", "folder", "npz", "idx"]
+Split: TypeAlias = Literal["train", "val", "test"]
+Action: TypeAlias = Literal["skipped", "kept", "ignored"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_DROPPED = "-"
+
+
+def printable(text: object) -> str:
+    """Returns `text` on one line, with escapes for what cannot be printed."""
+    return str(text) if str(text).isprintable() else repr(str(text))[1:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with one file.
+
+    Args:
+        path: Path relative to the source, printable; or `index N` of an array.
+        code: One word for it: `corrupt`, `duplicate`, `animated`, …
+        reason: Why, for people.
+        action: `skipped` (left out), `kept` (used, after conversion) or `ignored` (never a
+            candidate, such as a hidden file; no reason to refuse the data).
+    """
+
+    path: str
+    code: str
+    reason: str
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture.
+
+    Args:
+        id: Path relative to the source, with `/`; or the index in an array, as a string.
+        label: Index into the manifest's classes.
+        split: The split it belongs to.
+        sha256: Of the file's bytes. Empty for arrays, whose files are hashed as wholes.
+        width: In pixels, upright; 0 for arrays.
+        height: In pixels, upright; 0 for arrays.
+        mode: Pillow's mode of the file: `RGB`, `L`, `P`, …
+        flags: `rotated`, `transparent`, and codes of problems that did not exclude it.
+    """
+
+    id: str
+    label: int
+    split: Split
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    flags: tuple[str, ...] = ()
+
+
+class Manifest(pydantic.BaseModel, extra="forbid"):
+    """The result of `check`: everything a later command needs to get the very same pictures.
+
+    In JSON the items of an array source are two columns: `splits`, a string with one digit for
+    each index (0 train, 1 val, 2 test, - dropped), and `labels` of those not dropped.
+
+    Args:
+        version: Of this layout; `schema` in JSON.
+        kind: Sort of source.
+        path: Absolute path of the source, or `digits`.
+        classes: Class names; an item's label is an index into them.
+        seed: Of the split.
+        fractions: Of train, val and test.
+        shape: `(height, width, channels)` of an array source.
+        files: SHA-256 of each file of an array source, by name.
+        items: The usable pictures.
+        problems: What was found wrong.
+    """
+
+    version: Literal[1] = pydantic.Field(1, alias="schema")
+    kind: Kind
+    path: str
+    classes: list[str]
+    seed: int
+    fractions: tuple[float, float, float]
+    shape: tuple[int, int, int] | None = None
+    files: dict[str, str] = {}
+    items: list[Item]
+    problems: list[Problem]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the manifest as JSON, whole or not at all."""
+        indent = None if self.shape else 1
+        return files.write_json(Path(path), self.model_dump(by_alias=True), indent=indent)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a manifest that `save` wrote.
+
+        Raises:
+            DataError: If the file is missing or is no manifest.
+        """
+        try:
+            return cls.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise DataError(
+                "Cannot read the manifest", where=printable(path), received=error.strerror
+            ) from None
+        except ValueError as error:
+            raise DataError(
+                "Not a data manifest",
+                where=printable(path),
+                received=printable(_first_line(error)),
+                todo="make one with `cnnkit check DATA -o FILE`",
+            ) from None
+
+    def select(self, split: str) -> list[Item]:
+        """Returns the items of one split, in the order of the manifest."""
+        return [item for item in self.items if item.split == split]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Returns the number of pictures of each class in each split."""
+        found = Counter((item.split, item.label) for item in self.items)
+        return {
+            split: {name: found[split, label] for label, name in enumerate(self.classes)}
+            for split in SPLITS
+        }
+
+    def summary(self) -> str:
+        """Returns one line: pictures, classes, splits, and problems by code."""
+        sizes = ", ".join(f"{split} {sum(n.values())}" for split, n in self.counts().items())
+        codes = Counter(problem.code for problem in self.problems)
+        problems = ", ".join(f"{n} {code}" for code, n in codes.most_common()) or "none"
+        return (
+            f"{len(self.items)} pictures in {len(self.classes)} classes ({sizes}); "
+            f"problems: {problems}"
+        )
+
+    @pydantic.field_serializer("items")
+    def _to_columns(self, items: list[Item]) -> Any:
+        if not self.shape:
+            return items
+        splits = [_DROPPED] * (1 + max((int(item.id) for item in items), default=-1))
+        for item in items:
+            splits[int(item.id)] = str(SPLITS.index(item.split))
+        return {"splits": "".join(splits), "labels": [item.label for item in items]}
+
+    @pydantic.field_validator("items", mode="before")
+    @classmethod
+    def _from_columns(cls, items: Any) -> Any:
+        if not isinstance(items, dict):
+            return items
+        kept = [(i, int(code)) for i, code in enumerate(items["splits"]) if code != _DROPPED]
+        return [
+            Item(str(i), label, SPLITS[code])
+            for (i, code), label in zip(kept, items["labels"], strict=True)
+        ]
+
+    @pydantic.model_validator(mode="after")
+    def _labels_have_classes(self) -> Self:
+        if not all(0 <= item.label < len(self.classes) for item in self.items):
+            raise ValueError("an item has a label without a class")
+        return self
+
+
+def _first_line(error: ValueError) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
