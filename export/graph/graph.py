@@ -1,0 +1,245 @@
+"""Which channels of a functional model belong together, and the model without some of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnkit.errors import UsageError
+from export.graph import rules
+from export.graph.channels import Channels
+from export.graph.channels import Ids
+from export.graph.channels import Mask
+from export.graph.channels import Site
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that the same layers make, so that their importances can be compared.
+
+    A unit is a set of channels, all over the model, that stay or go together.
+
+    Attributes:
+        layers: Paths of the layers whose filters make the channels.
+        units: Numbers of the units, at least two.
+    """
+
+    layers: tuple[str, ...]
+    units: Ids
+
+
+class Graph:
+    """The channels of a model: groups that may be cut, layers that are protected, surgery.
+
+    Args:
+        model: Functional or built sequential model. It is never changed.
+
+    Attributes:
+        model: The model.
+        unit: By channel number, the unit that the channel belongs to.
+        filters: The weights that make channels, in the order of computation.
+        groups: What may be cut.
+        protected: By path of a layer, why no channel that it makes or reads may go.
+        scales: The scales of batch normalizations, with their channels.
+
+    Raises:
+        UsageError: If the model has no layer graph.
+
+    Reference:
+        Fang et al. 2023, "DepGraph: Towards Any Structural Pruning",
+        https://arxiv.org/abs/2301.12900. Differs: the dependencies come from the layers of the
+        functional graph, not from tracing gradients, and are kept for each channel.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        if _opened(model) is None:
+            raise UsageError(
+                "The model has no layer graph",
+                where=model.name,
+                expected="a functional model, or a sequential one with a known input shape",
+                received=type(model).__name__,
+            )
+        self.model = model
+        self._sites: dict[str, Site] = {}
+        channels = Channels()
+        self._walk(model, channels)
+        self.unit, self._free = channels.units()
+        self.filters = [site.filters for site in self._sites.values() if site.filters]
+        self.protected = channels.protected
+        self.scales = list(self._scales())
+        self._mixing = channels.mixing
+        self.groups = list(self._grouped())
+
+    def _walk(self, model: keras.Model, channels: Channels) -> None:
+        opened = _opened(model)
+        inputs = [channels.new(rules.width(tensor)) for tensor in opened.inputs]
+        outputs = self._open(opened, inputs, channels, "")
+        for ids in [*inputs, *outputs]:
+            channels.fix(ids)
+        for tensor in opened.outputs:
+            name = tensor._keras_history.operation.name
+            channels.protected.setdefault(name, "it is an output of the model")
+
+    def _open(self, model: Any, given: list[Ids], channels: Channels, prefix: str) -> list[Ids]:
+        known = {id(t): ids for t, ids in zip(model.inputs, given, strict=True)}
+        for node in _nodes(model):
+            path = prefix + node.operation.name
+            # An input layer reads the tensor that it makes.
+            inputs = [known[id(t)] for t in node.input_tensors or node.output_tensors]
+            if (nested := _opened(node.operation)) is not None:
+                made = self._open(nested, inputs, channels, f"{path}/")
+            else:
+                site = self._sites.setdefault(path, Site(node.operation))
+                made = rules.apply(rules.Call(path, node, inputs, channels, site))
+            known |= zip(map(id, node.output_tensors), made, strict=True)
+        return [known[id(t)] for t in model.outputs]
+
+    def _grouped(self) -> Iterator[Group]:
+        makers: dict[int, list[str]] = {}
+        for filters in self.filters:
+            for unit in np.unique(self.unit[filters.ids]):
+                makers.setdefault(int(unit), []).append(filters.path)
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for unit in sorted(makers):
+            if self._free[unit]:
+                groups.setdefault(tuple(makers[unit]), []).append(unit)
+        for layers, units in groups.items():
+            if len(units) > 1:
+                yield Group(layers, np.array(units))
+            else:
+                for path in layers:
+                    self.protected.setdefault(path, "its channels can only go all together")
+
+    def _scales(self) -> Iterator[tuple[Any, Ids]]:
+        for site in self._sites.values():
+            if isinstance(site.layer, keras.layers.BatchNormalization) and site.layer.scale:
+                for ids in site.slices.get(id(site.layer.gamma), {}).values():
+                    yield site.layer.gamma, ids
+
+    def units(self, path: str, channels: Iterable[int]) -> Ids:
+        """Returns the units that hold the given output channels of a layer.
+
+        Raises:
+            UsageError: If the layer makes no channels, or not so many, or they must stay.
+        """
+        chosen = np.array(sorted(set(channels)), int)
+        made = {filters.path: filters for filters in self.filters}.get(path)
+        if made is None:
+            raise UsageError("No layer of that name makes channels", where=path)
+        if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < len(made.ids):
+            raise UsageError(
+                "There is no such channel",
+                where=path,
+                expected=f"channels 0 to {len(made.ids) - 1}",
+                received=f"{chosen[0]} to {chosen[-1]}",
+            )
+        units = np.unique(self.unit[made.ids[chosen]])
+        if not self._free[units].all():
+            raise UsageError(
+                "The channels of this layer must stay",
+                where=path,
+                received=self.protected.get(path, "they reach a protected layer"),
+            )
+        return units
+
+    def kept(self, removed: Iterable[int]) -> dict[str, list[int]]:
+        """Returns, for each layer that loses output channels, the numbers of those it keeps."""
+        keep = self._mask(removed)
+        masks = {filters.path: keep[filters.ids] for filters in self.filters}
+        return {p: np.flatnonzero(mask).tolist() for p, mask in masks.items() if not mask.all()}
+
+    def disturbed(self, removed: Iterable[int]) -> list[str]:
+        """Returns the normalizations whose statistics run over channels and lose some of them.
+
+        Their outputs change even if the lost channels were zero.
+        """
+        keep = self._mask(removed)
+        return [path for path, ids in self._mixing.items() if not keep[ids].all()]
+
+    def rebuild(self, removed: Iterable[int]) -> keras.Model:
+        """Returns a new model without the given units; names, classes and policies are kept.
+
+        Raises:
+            UsageError: If a unit must stay, a layer would lose all channels, or a layer of the
+                model cannot be made from its config.
+        """
+        keep = self._mask(removed)
+        config = copy.deepcopy(self.model.get_config())
+        if "layers" not in config:
+            raise UsageError(
+                "The model's class hides the layers from its config",
+                where=self.model.name,
+                received=type(self.model).__name__,
+                todo="pass keras.Model(model.inputs, model.outputs)",
+            )
+        self._edit(config, keep, "")
+        custom = {
+            type(site.layer).__name__: type(site.layer)
+            for site in self._sites.values()
+            if not type(site.layer).__module__.startswith("keras.")
+        }
+        try:
+            # A scope, since nested models do not hand `custom_objects` on.
+            with keras.saving.custom_object_scope(custom):
+                model = type(self.model).from_config(config)
+        except Exception as error:
+            raise UsageError(
+                "The model cannot be rebuilt from its config",
+                where=self.model.name,
+                received=(str(error) or type(error).__name__).splitlines()[0],
+            ) from error
+        for (path, old), (_, new) in zip(_leaves(self.model), _leaves(model), strict=True):
+            slices = self._sites[path].slices if path in self._sites else {}
+            for source, target in zip(old.weights, new.weights, strict=True):
+                value = np.asarray(source)
+                for axis, ids in slices.get(id(source), {}).items():
+                    value = np.compress(keep[ids], value, axis)
+                target.assign(value)
+        return model
+
+    def _mask(self, removed: Iterable[int]) -> Mask:
+        units = np.array(sorted(removed), int)
+        keep = ~np.isin(self.unit, units)
+        for filters in self.filters:
+            if not keep[filters.ids].any():
+                raise UsageError("A layer would lose all its channels", where=filters.path)
+        return keep
+
+    def _edit(self, config: dict[str, Any], keep: Mask, prefix: str) -> None:
+        for entry in config["layers"]:
+            # It holds the shapes of before.
+            entry.pop("build_config", None)
+            inner = entry["config"]
+            path = prefix + inner["name"]
+            if "layers" in inner:
+                inner.pop("build_input_shape", None)
+                self._edit(inner, keep, f"{path}/")
+            elif path in self._sites:
+                inner |= {key: edit(keep) for key, edit in self._sites[path].edits.items()}
+
+
+def _opened(model: Any) -> Any:
+    """Returns the functional graph of a model, or None if it has none."""
+    # A Sequential keeps its graph in a private model of its own.
+    graph = getattr(model, "_functional", None) or model
+    return graph if hasattr(graph, "_nodes_by_depth") else None
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    # Keras has no public way to the single calls of a shared layer; `Function.call` walks these.
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from model._nodes_by_depth[depth]
+
+
+def _leaves(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for layer in model.layers:
+        if _opened(layer) is not None:
+            yield from _leaves(layer, f"{prefix}{layer.name}/")
+        else:
+            yield prefix + layer.name, layer

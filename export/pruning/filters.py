@@ -1,0 +1,151 @@
+"""Pass `prune-filters`: removes whole channels, so that the model really shrinks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Annotated
+from typing import Any
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from export.pruning import importance
+from export.result import Result
+
+if TYPE_CHECKING:
+    import keras
+
+    from export.graph import Graph
+    from export.pipeline import PassData
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to remove.
+
+    Args:
+        ratio: Fraction of the channels that goes. The parameters of a convolution between two
+            pruned ones shrink by more: 1 - (1 - ratio)².
+        criterion: What makes a channel important, one of `importance.CRITERIA`.
+        scope: "layer" takes `ratio` of every group of channels; "global" takes `ratio` of all
+            channels, the least important first, each group's importances divided by their mean.
+        round_to: Widths become multiples of it, rounded up.
+        min_width: No group gets narrower.
+    """
+
+    ratio: Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")] = 0.3
+    criterion: Annotated[
+        Literal["l1", "l2", "bn-gamma", "random"],
+        Field(description="l1, l2, bn-gamma or random"),
+    ] = "l1"
+    scope: Annotated[Literal["layer", "global"], Field(description="layer or global")] = "layer"
+    round_to: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
+    min_width: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
+
+
+def apply(model: keras.Model, config: Config, data: PassData | None = None) -> Result:
+    """Removes the least important channels of every group that may be cut.
+
+    Args:
+        model: Functional or sequential model. It is not changed.
+        config: What to remove.
+        data: Not used: the criteria look at weights only.
+
+    Raises:
+        UsageError: If `model` has no layer graph or cannot be rebuilt from its config.
+    """
+    from export.graph import Graph
+
+    graph = Graph(model)
+    score = importance.units(graph, config.criterion)
+    scores = [score[group.units] for group in graph.groups]
+    removed: list[int] = []
+    for group, values, count in zip(graph.groups, scores, _counts(scores, config), strict=True):
+        removed += group.units[np.argsort(values, kind="stable")[:count]].tolist()
+    return _result(graph, removed)
+
+
+def remove(model: keras.Model, channels: Mapping[str, Iterable[int]]) -> Result:
+    """Removes the given output channels of the given layers, and all that go with them.
+
+    Args:
+        model: Functional or sequential model. It is not changed.
+        channels: By path of a layer (`outer/inner` in a nested model), numbers of its channels.
+
+    Raises:
+        UsageError: If a channel does not exist or must stay, or a layer would lose all.
+    """
+    from export.graph import Graph
+
+    graph = Graph(model)
+    units = [graph.units(path, numbers) for path, numbers in channels.items()]
+    return _result(graph, sorted({int(unit) for chosen in units for unit in chosen}))
+
+
+def _counts(scores: list[np.ndarray], config: Config) -> list[int]:
+    """Returns how many units of each group go."""
+    wanted = [_nearest(config.ratio * len(values)) for values in scores]
+    if config.scope == "global" and scores:
+        relative = [values / (values.mean() or 1.0) for values in scores]
+        owner = np.repeat(np.arange(len(scores)), [len(values) for values in scores])
+        # Equal importances are taken from all groups alike, not from the first one.
+        ranks = [np.argsort(np.argsort(values)) / len(values) for values in scores]
+        order = np.lexsort((np.concatenate(ranks), np.concatenate(relative)))
+        gone = owner[order[: _nearest(config.ratio * len(owner))]]
+        wanted = np.bincount(gone, minlength=len(scores)).tolist()
+    return [_allowed(len(v), count, config) for v, count in zip(scores, wanted, strict=True)]
+
+
+def _nearest(count: float) -> int:
+    return int(count + 0.5)
+
+
+def _allowed(width: int, wanted: int, config: Config) -> int:
+    left = max(width - wanted, config.min_width)
+    left = math.ceil(left / config.round_to) * config.round_to
+    return max(width - left, 0) if wanted else 0
+
+
+def _result(graph: Graph, removed: list[int]) -> Result:
+    from cnnkit.analysis import macs
+
+    model = graph.rebuild(removed)
+    kept = graph.kept(removed)
+    widths = {filters.path: len(filters.ids) for filters in graph.filters}
+    lost = {path: widths[path] - len(numbers) for path, numbers in kept.items()}
+    summary: dict[str, Any] = {
+        **_change("channels", sum(widths.values()), sum(widths.values()) - sum(lost.values())),
+        **_change("params", graph.model.count_params(), model.count_params()),
+        **_change("macs", macs.total(graph.model), macs.total(model)),
+        "widths": {path: [widths[path], len(numbers)] for path, numbers in kept.items()},
+    }
+    notes = [
+        f"{kind} removed: {summary[f'{key}_ratio']:.1%} "
+        f"({summary[f'{key}_before']:,} to {summary[f'{key}_after']:,})"
+        for key, kind in (("channels", "channels"), ("params", "parameters"), ("macs", "MACs"))
+    ]
+    if not graph.groups:
+        notes.append("nothing could be pruned: every channel is protected")
+    if disturbed := graph.disturbed(removed):
+        notes.append(
+            f"{', '.join(disturbed)} normalize over channels that are now fewer: outputs change "
+            "even where the removed channels were zero, so fine-tune"
+        )
+    return Result(
+        model=model,
+        summary=summary,
+        index_map=kept,
+        protected=[f"{path}: {reason}" for path, reason in graph.protected.items()],
+        notes=notes,
+    )
+
+
+def _change(name: str, before: int, after: int) -> dict[str, float]:
+    """Two counts and the fraction that is gone."""
+    ratio = 1 - after / before if before else 0.0
+    return {f"{name}_before": before, f"{name}_after": after, f"{name}_ratio": ratio}

@@ -1,0 +1,30 @@
+"""What a compression pass hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from typing import TYPE_CHECKING
+from typing import Any
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Result:
+    """A new model, and what was done to get it.
+
+    Attributes:
+        model: Plain Keras model; the one that came in is as it was.
+        summary: Numbers of the pass, ready for JSON.
+        index_map: By path of a layer that lost output channels, the numbers of those it kept.
+        protected: Layers that the pass left alone, each with the reason.
+        notes: What the user should know.
+    """
+
+    model: keras.Model
+    summary: dict[str, Any]
+    index_map: dict[str, list[int]] = field(default_factory=dict)
+    protected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
