@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("activations", "analysis", "data", "layers", "losses", "models", "training")
+_SUBPACKAGES = ("analysis", "data", "models", "training")
 _FUNCTIONS = {"check": "cnnkit.data", "train": "cnnkit.training"}
 
 
