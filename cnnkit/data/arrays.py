@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from cnnkit import files
 from cnnkit.data.manifest import Item
@@ -22,7 +23,7 @@ from cnnkit.errors import DataError
 Parts: TypeAlias = Mapping[Split, tuple[np.ndarray, np.ndarray]]
 
 _IDX_NAME = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(\.gz)?$")
-_NPZ_WANTED = "x and y, or x_train, y_train, x_test and y_test"
+_NPZ_LAYOUTS: tuple[dict[Split, str], ...] = ({"train": ""}, {"train": "_train", "test": "_test"})
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,34 @@ def read_npz(path: str) -> Arrays:
     """
     where = printable(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
+        with Path(path).open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+            names = set(archive.files)
+            layout = next(
+                (
+                    ends
+                    for ends in _NPZ_LAYOUTS
+                    if names.issuperset(axis + end for axis in "xy" for end in ends.values())
+                ),
+                {},
+            )
+            parts = {
+                split: (np.asarray(archive[f"x{end}"]), np.asarray(archive[f"y{end}"]))
+                for split, end in layout.items()
+            }
         digest = files.sha256(Path(path))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             "Cannot read the .npz file",
             where=where,
             received=printable(error),
             todo="save plain arrays with numpy.savez; Python objects are not read",
         ) from None
-    parts: Parts
-    if {"x", "y"} <= found.keys():
-        parts = {"train": (found["x"], found["y"])}
-    elif {"x_train", "y_train", "x_test", "y_test"} <= found.keys():
-        parts = {
-            "train": (found["x_train"], found["y_train"]),
-            "test": (found["x_test"], found["y_test"]),
-        }
-    else:
-        received = ", ".join(map(printable, found)) or "none"
+    if not parts:
         raise DataError(
-            "Arrays are missing from", where=where, expected=_NPZ_WANTED, received=received
+            "Arrays are missing from",
+            where=where,
+            expected="x and y, or x_train, y_train, x_test and y_test",
+            received=printable(", ".join(sorted(names)) or "none"),
         )
     return _arrays(where, parts, {Path(path).name: digest})
 
@@ -146,12 +153,15 @@ def _idx(path: Path) -> np.ndarray:
                     expected="the bytes 0, 0, 8 and 1, 3 or 4",
                     received=list(head),
                 )
-            shape = np.frombuffer(file.read(4 * head[3]), ">u4").tolist()
+            axes = file.read(4 * head[3])
+            if len(axes) < 4 * head[3]:
+                raise EOFError("the file ends in its head")
+            shape = np.frombuffer(axes, ">u4").tolist()
             size = math.prod(shape)
-            content = file.read(size + 1) if len(shape) == head[3] else b""
+            content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError("Cannot read", where=printable(path), received=printable(error)) from None
-    if len(content) != size or len(shape) != head[3]:
+    if len(content) != size:
         raise DataError(
             "IDX file is truncated or too long",
             where=printable(path),

@@ -56,7 +56,7 @@ def check(
     fractions = _fractions(split)
     kind, path = _identify(data)
     if kind == "folder":
-        classes, items, problems = folder.find(Path(path))
+        classes, items, problems = _find(Path(path))
         found: dict = {}
     else:
         source = arrays.READERS[kind](path)
@@ -123,6 +123,15 @@ def _identify(data: str | Path) -> tuple[Kind, str]:
     raise DataError("Not a data source", where=printable(data), expected=_SOURCES)
 
 
+def _find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
+    try:
+        return folder.find(root)
+    except OSError as error:  # a folder that may be listed but not entered
+        raise DataError(
+            "Cannot read the folder", where=printable(root), received=error.strerror
+        ) from None
+
+
 def _refuse(problems: Sequence[Problem]) -> None:
     bad = [problem for problem in problems if problem.action != "ignored"]
     if bad:
@@ -140,11 +149,11 @@ def _require(
 ) -> None:
     """Raises if there are too few classes, or too few pictures in one."""
     if not items:
-        first = problems[0]
+        skipped = [problem for problem in problems if problem.action == "skipped"]
         raise DataError(
             "No usable picture in",
             where=where,
-            received=f"{len(problems)} problems, the first: {first.path}: {first.reason}",
+            received=f"{len(skipped)} bad ones, the first: {skipped[0].path}: {skipped[0].reason}",
         )
     if len(classes) < 2:
         raise DataError(

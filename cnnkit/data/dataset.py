@@ -3,7 +3,6 @@
 import hashlib
 import statistics
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import chain
 from itertools import zip_longest
 from pathlib import Path
@@ -79,16 +78,16 @@ class Dataset:
         return means, deviations
 
     def _decode(self, ids: list[str]) -> np.ndarray:
-        *size, channels = self.image_shape
+        height, width, channels = self.image_shape
+        target = ((height, width), channels, self.resize)
         if self._source is None:
-            read = partial(pictures.decode, image_size=size, channels=channels, resize=self.resize)
-            with pictures.quiet(), ThreadPoolExecutor() as pool:
-                return np.stack(list(pool.map(read, [Path(self.manifest.path, id) for id in ids])))
+            paths = [Path(self.manifest.path, id) for id in ids]
+            return np.stack(pictures.decode_all(paths, *target))
         x = self._source.x[[int(id) for id in ids]]
         if x.shape[1:] == self.image_shape:
             return x
         images = (Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in x)
-        return np.stack([pictures.fit(image, size, channels, self.resize) for image in images])
+        return np.stack([pictures.fit(image, *target) for image in images])
 
 
 def load(

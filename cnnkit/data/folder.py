@@ -41,15 +41,14 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
     """
     walk = _Walk(root)
     candidates = []
-    for split, folder in walk.splits():
-        for entry in walk.visible(folder):
-            if entry.is_dir():
-                paths = list(walk.pictures(entry))
-                candidates += [(split, _class_name(entry), path) for path in paths]
-                if not paths:
-                    walk.note(entry, "empty-class", "no files: not a class", "ignored")
-            else:
+    for split, entries in walk.parts():
+        for entry in entries:
+            if not entry.is_dir():
                 walk.note(entry, "stray", "a file outside the class folders", "ignored")
+            elif paths := sorted(walk.pictures(entry)):
+                candidates += [(split, _class_name(entry), path) for path in paths]
+            else:
+                walk.note(entry, "empty-class", "holds no files, so it is no class", "ignored")
     if not candidates:
         raise DataError(
             "No class folders with pictures in",
@@ -67,18 +66,16 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
             digest, facts = result
             for code, reason in facts.remarks.items():
                 walk.note(path, code, reason, "kept")
-            flags = (*facts.flags, *facts.remarks)
-            place = path.relative_to(root).as_posix()
             items.append(
                 Item(
-                    place,
+                    path.relative_to(root).as_posix(),
                     classes.index(name),
                     split,
                     digest,
                     facts.width,
                     facts.height,
                     facts.mode,
-                    flags,
+                    (*facts.flags, *facts.remarks),
                 )
             )
     return classes, items, walk.problems
@@ -95,31 +92,32 @@ class _Walk:
         place = printable(path.relative_to(self.root).as_posix())
         self.problems.append(Problem(place, code, reason, action))
 
-    def splits(self) -> Iterator[tuple[Split, Path]]:
-        """Yields the folders that hold the class folders, each with its split."""
-        folders = [entry.name for entry in self.root.iterdir() if entry.is_dir()]
-        train = self.root / "train"
+    def parts(self) -> list[tuple[Split, list[Path]]]:
+        """Returns the contents of each folder that holds class folders, with its split."""
+        entries = list(self.visible(self.root))
+        folders = {entry.name for entry in entries if entry.is_dir()}
+        splits = folders & _SPLIT_FOLDERS.keys()
+        _, inner, _ = next(os.walk(self.root / "train"), ("", [], []))
         # A class may be called train: it holds no folders, or its siblings are classes.
-        if (
-            "train" not in folders
-            or not any(entry.is_dir() for entry in train.iterdir())
-            or (len(folders) > 1 and len(_SPLIT_FOLDERS.keys() & folders) == 1)
-        ):
-            yield "train", self.root
-            return
-        for entry in self.visible(self.root):
-            if entry.name in _SPLIT_FOLDERS and entry.is_dir():
-                yield _SPLIT_FOLDERS[entry.name], entry
+        if not inner or "train" not in splits or (len(splits) == 1 and len(folders) > 1):
+            return [("train", entries)]
+        parts = []
+        for entry in entries:
+            if entry.name in splits:
+                parts.append((_SPLIT_FOLDERS[entry.name], list(self.visible(entry))))
             else:
                 self.note(entry, "stray", "outside the train, val and test folders", "ignored")
+        return parts
 
     def pictures(self, folder: Path) -> Iterator[Path]:
         """Yields the files of a class folder, however deep."""
-        for entry in self.visible(folder):
-            if entry.is_dir():
-                yield from self.pictures(entry)
-            else:
-                yield entry
+        folders = [folder]
+        while folders:
+            for entry in self.visible(folders.pop()):
+                if entry.is_dir():
+                    folders.append(entry)
+                else:
+                    yield entry
 
     def visible(self, folder: Path) -> Iterator[Path]:
         """Yields what a folder holds, without hidden things and links that lead elsewhere."""
