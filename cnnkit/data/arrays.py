@@ -159,7 +159,7 @@ def _idx(path: Path) -> np.ndarray:
             shape = np.frombuffer(axes, ">u4").tolist()
             size = math.prod(shape)
             content = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, MemoryError, OverflowError, zlib.error) as error:
         raise DataError("Cannot read", where=printable(path), received=printable(error)) from None
     if len(content) != size:
         raise DataError(

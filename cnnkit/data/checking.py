@@ -15,6 +15,7 @@ from cnnkit.data.manifest import Item
 from cnnkit.data.manifest import Kind
 from cnnkit.data.manifest import Manifest
 from cnnkit.data.manifest import Problem
+from cnnkit.data.manifest import is_text
 from cnnkit.data.manifest import printable
 from cnnkit.data.split import assign
 from cnnkit.data.split import deduplicate
@@ -105,6 +106,8 @@ def _identify(data: str | Path) -> tuple[Kind, str]:
         return "digits", DIGITS
     try:
         path = Path(data).resolve(strict=True)
+        if not is_text(path):
+            raise ValueError("the path is not valid UTF-8")
         if path.is_dir():
             if arrays.idx_files(path):
                 return "idx", str(path)
@@ -147,7 +150,15 @@ def _refuse(problems: Sequence[Problem]) -> None:
 def _require(
     where: str, classes: Sequence[str], items: Sequence[Item], problems: Sequence[Problem]
 ) -> None:
-    """Raises if there are too few classes, or too few pictures in one."""
+    """Raises if a class has no proper name, or there are too few classes or pictures in one."""
+    for name in classes:
+        if not name.isprintable() or not name.strip():
+            raise DataError(
+                "This cannot be a class name",
+                where=f"'{printable(name)}' of {where}",
+                expected="printable characters on one line",
+                todo="rename the class",
+            )
     if not items:
         skipped = [problem for problem in problems if problem.action == "skipped"]
         raise DataError(

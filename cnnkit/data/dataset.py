@@ -118,7 +118,7 @@ def load(
     shape = (
         checks.integer("load", "image_size[0]", height, 1),
         checks.integer("load", "image_size[1]", width, 1),
-        checks.one_of("load", "channels", channels or natural[2], (1, 3)),
+        checks.one_of("load", "channels", natural[2] if channels is None else channels, (1, 3)),
     )
     reader = arrays.READERS.get(manifest.kind)
     source = reader(manifest.path) if reader else None

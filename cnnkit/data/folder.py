@@ -11,6 +11,7 @@ from cnnkit.data.manifest import Action
 from cnnkit.data.manifest import Item
 from cnnkit.data.manifest import Problem
 from cnnkit.data.manifest import Split
+from cnnkit.data.manifest import is_text
 from cnnkit.data.manifest import printable
 from cnnkit.errors import DataError
 
@@ -37,7 +38,7 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
         The class names, the usable pictures in the order of their ids, and the problems.
 
     Raises:
-        DataError: If there are no class folders, or one cannot be a class name.
+        DataError: If there are no class folders.
     """
     walk = _Walk(root)
     candidates = []
@@ -46,7 +47,7 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
             if not entry.is_dir():
                 walk.note(entry, "stray", "a file outside the class folders", "ignored")
             elif paths := sorted(walk.pictures(entry)):
-                candidates += [(split, _class_name(entry), path) for path in paths]
+                candidates += [(split, entry.name, path) for path in paths]
             else:
                 walk.note(entry, "empty-class", "holds no files, so it is no class", "ignored")
     if not candidates:
@@ -54,6 +55,7 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
             "No class folders with pictures in",
             where=printable(root),
             expected="a sub-folder for each class, named after it, with its pictures",
+            received="; ".join(f"{p.path}: {p.reason}" for p in walk.problems[:3]),
         )
     classes = sorted({name for _, name, _ in candidates})
     items = []
@@ -116,8 +118,10 @@ class _Walk:
             for entry in self.visible(folders.pop()):
                 if entry.is_dir():
                     folders.append(entry)
-                else:
+                elif is_text(entry.relative_to(folder)):
                     yield entry
+                else:
+                    self.note(entry, "bad-name", "the name is not valid UTF-8")
 
     def visible(self, folder: Path) -> Iterator[Path]:
         """Yields what a folder holds, without hidden things and links that lead elsewhere."""
@@ -129,8 +133,6 @@ class _Walk:
         for entry in entries:
             if entry.name.startswith(".") or entry.name in _SYSTEM_FILES:
                 self.note(entry, "hidden", "a hidden or system file", "ignored")
-            elif not _is_text(entry.name):
-                self.note(entry, "bad-name", "the name is not valid UTF-8")
             elif entry.is_symlink() and not self._holds(entry):
                 self.note(entry, "outside", "a link that leaves the folder")
             elif entry.is_symlink() and entry.is_dir():
@@ -142,14 +144,6 @@ class _Walk:
         return Path(os.path.realpath(link)).is_relative_to(self.root)
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _verify(path: Path) -> tuple[str, pictures.Facts] | pictures.PictureError:
     try:
         content = pictures.read(path)
@@ -157,14 +151,3 @@ def _verify(path: Path) -> tuple[str, pictures.Facts] | pictures.PictureError:
         return hashlib.sha256(content).hexdigest(), facts
     except pictures.PictureError as error:
         return error
-
-
-def _class_name(folder: Path) -> str:
-    if folder.name.isprintable():
-        return folder.name
-    raise DataError(
-        "A folder name cannot be a class name",
-        where=printable(folder),
-        expected="printable characters only",
-        todo="rename the folder",
-    )

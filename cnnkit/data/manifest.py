@@ -26,6 +26,15 @@ def printable(text: object) -> str:
     return str(text) if str(text).isprintable() else repr(str(text))[1:-1]
 
 
+def is_text(path: object) -> bool:
+    """Returns whether a path can be written as UTF-8; Linux allows any bytes in a name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Something wrong with one file.
@@ -117,7 +126,7 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
             raise DataError(
                 "Cannot read the manifest", where=printable(path), received=error.strerror
             ) from None
-        except ValueError as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise DataError(
                 "Not a data manifest",
                 where=printable(path),
@@ -174,7 +183,7 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
         return self
 
 
-def _first_line(error: ValueError) -> str:
+def _first_line(error: Exception) -> str:
     if isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -107,6 +107,10 @@ BAD = {
     "negative": ({"x": random() / 128 - 1, "y": Y}, "wrong type or range.*float64 from -1"),
     "nan": ({"x": np.full((20, 4, 4), np.nan), "y": Y}, "wrong type or range"),
     "text": ({"x": np.full((20, 4, 4), "a"), "y": Y}, "wrong type or range.*U1"),
+    "line break": (
+        {"x": random(), "y": np.array(["a\nb", "c"])[Y]},
+        r"cannot be a class name: 'a\\nb'",
+    ),
     "lengths": ({"x": random(), "y": Y[:-1]}, "20 pictures, 19 labels"),
     "one-hot": ({"x": random(), "y": np.eye(20)}, "wrong shape or type.*argmax"),
     "float labels": ({"x": random(), "y": Y / 2}, "wrong shape or type.*float64"),
@@ -169,6 +173,7 @@ def test_bad_idx(tmp_path):
     for content, message in (
         (good[:-1], "truncated or too long.*30 bytes.*Received 29"),
         (good + b"x", "truncated or too long.*Received more"),
+        (good[:4] + b"\xff\xff\xff\xff", "truncated"),
         (good[:6], "the file ends in its head"),
         (b"", "Not an IDX file"),
         (b"\0\0\x0d\1" + good[4:], r"Not an IDX file of bytes.*\[0, 0, 13, 1\]"),

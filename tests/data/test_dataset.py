@@ -65,6 +65,14 @@ def test_changed_manifest_is_refused_on_one_line(root, tmp_path, old, new):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("old", "new"), [('"splits"', '"split"'), (": 0, ", ": [], "), ("0", "7")])
+def test_changed_manifest_of_arrays_is_refused(tmp_path, old, new):
+    path = check("digits").save(tmp_path / "m.json")
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=r"Not a data manifest.*m\.json"):
+        Manifest.load(path)
+
+
 def test_missing_manifest(tmp_path):
     with pytest.raises(DataError, match=r"Cannot read the manifest.*m\.json"):
         Manifest.load(tmp_path / "m.json")

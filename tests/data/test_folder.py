@@ -234,11 +234,20 @@ def test_two_pictures_a_class_leave_nothing_to_validate(tmp_path):
 
 
 def test_class_name_must_be_printable(tmp_path):
-    fails(
-        class_folders(tmp_path / "d", classes=("a\nb", "c")),
-        r"a\nb",
-        "Rename the folder",
-    )
+    for name, shown in (("a\nb", r"a\nb"), (os.fsdecode(b"\xff"), r"\udcff"), (" ", "' '")):
+        root = class_folders(tmp_path / str(len(shown)), classes=(name, "c"))
+        fails(root, "cannot be a class name", shown, "Rename the class")
+
+
+def test_path_must_be_text(tmp_path):
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    fails(tmp_path / os.fsdecode(b"\xff"), r"\udcff", "not valid UTF-8")
+
+
+def test_linked_class_folders_are_explained(root, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "cat").symlink_to(root / "cat")
+    fails(tmp_path / "links", "No class folders", "cat: a link that leaves the folder")
 
 
 def test_changed_source_is_named_on_load(root):
