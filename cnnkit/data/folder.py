@@ -41,23 +41,29 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
         DataError: If there are no class folders.
     """
     walk = _Walk(root)
+    names = set()
     candidates = []
     for split, entries in walk.parts():
         for entry in entries:
             if not entry.is_dir():
                 walk.note(entry, "stray", "a file outside the class folders", "ignored")
-            elif paths := sorted(walk.pictures(entry)):
-                candidates += [(split, entry.name, path) for path in paths]
+                continue
+            before = len(walk.problems)
+            paths = sorted(walk.pictures(entry))
+            candidates += [(split, entry.name, path) for path in paths]
+            # A class whose files are all out of reach is still a class, and will be missed.
+            if paths or any(p.action == "skipped" for p in walk.problems[before:]):
+                names.add(entry.name)
             else:
                 walk.note(entry, "empty-class", "holds no files, so it is no class", "ignored")
-    if not candidates:
+    if not names:
         raise DataError(
             "No class folders with pictures in",
             where=printable(root),
             expected="a sub-folder for each class, named after it, with its pictures",
             received="; ".join(f"{p.path}: {p.reason}" for p in walk.problems[:3]),
         )
-    classes = sorted({name for _, name, _ in candidates})
+    classes = sorted(names)
     items = []
     with pictures.quiet(), ThreadPoolExecutor() as pool:
         results = pool.map(_verify, [path for _, _, path in candidates])

@@ -223,6 +223,13 @@ def test_class_that_loses_all_its_pictures_is_named(root):
     fails(root, "Too few usable pictures in class: dog", "0, of which 0")
 
 
+def test_class_out_of_reach_is_named(root, tmp_path):
+    class_folders(tmp_path / "elsewhere", classes=("cow",), first=1)
+    (root / "cow").mkdir()
+    (root / "cow" / "all").symlink_to(tmp_path / "elsewhere" / "cow")
+    fails(root, "Too few usable pictures in class: cow", "0, of which 0")
+
+
 def test_class_without_training_pictures_is_named(tmp_path):
     class_folders(tmp_path / "train", n=4)
     class_folders(tmp_path / "test", n=4, classes=("cat", "cow", "dog"), first=1)
