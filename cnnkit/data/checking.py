@@ -177,10 +177,12 @@ def _require(
     train = Counter(item.label for item in items if item.split == "train")
     for label, name in enumerate(classes):
         if total[label] < 2 or not train[label]:
+            bad = [p for p in problems if p.action == "skipped" and name in p.path.split("/")]
+            skipped = f"; {len(bad)} bad, first {bad[0].path}: {bad[0].reason}" if bad else ""
             raise DataError(
                 "Too few usable pictures in class",
                 where=f"{name} of {where}",
                 expected="at least 2 different ones, of which 1 for training",
-                received=f"{total[label]}, of which {train[label]} for training",
+                received=f"{total[label]}, of which {train[label]} for training{skipped}",
                 todo="add pictures to the class or remove it",
             )

@@ -220,7 +220,12 @@ def test_one_clear_line_for_data_that_cannot_be_used(tmp_path):
 def test_class_that_loses_all_its_pictures_is_named(root):
     for path in (root / "dog").iterdir():
         path.write_bytes(b"GIF8")
-    fails(root, "Too few usable pictures in class: dog", "0, of which 0")
+    fails(
+        root,
+        "Too few usable pictures in class: dog",
+        "0, of which 0",
+        "6 bad, first dog/0.png: the head",
+    )
 
 
 def test_class_out_of_reach_is_named(root, tmp_path):
