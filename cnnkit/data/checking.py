@@ -178,11 +178,11 @@ def _require(
     for label, name in enumerate(classes):
         if total[label] < 2 or not train[label]:
             bad = [p for p in problems if p.action == "skipped" and name in p.path.split("/")]
-            skipped = f"; {len(bad)} bad, first {bad[0].path}: {bad[0].reason}" if bad else ""
+            lost = f"; {len(bad)} bad, first {bad[0].path}: {bad[0].reason}" if bad else ""
             raise DataError(
                 "Too few usable pictures in class",
                 where=f"{name} of {where}",
                 expected="at least 2 different ones, of which 1 for training",
-                received=f"{total[label]}, of which {train[label]} for training{skipped}",
+                received=f"{total[label]}, of which {train[label]} for training{lost}",
                 todo="add pictures to the class or remove it",
             )
