@@ -44,9 +44,12 @@ class Graph:
         model: The model.
         unit: By channel number, the unit that the channel belongs to.
         filters: The weights that make channels, in the order of computation.
+        size: By unit, the number of filters that make it.
         groups: What may be cut.
         protected: By path of a layer, why no channel that it makes or reads may go.
+        sites: By path of a layer, what channels mean for it.
         scales: The scales of batch normalizations, with their channels.
+        mixing: By path of a normalization whose statistics run over channels, those channels.
 
     Raises:
         UsageError: If the model has no layer graph.
@@ -66,14 +69,16 @@ class Graph:
                 received=type(model).__name__,
             )
         self.model = model
-        self._sites: dict[str, Site] = {}
+        self.sites: dict[str, Site] = {}
         channels = Channels()
         self._walk(model, channels)
         self.unit, self._free = channels.units()
-        self.filters = [site.filters for site in self._sites.values() if site.filters]
+        self.filters = [site.filters for site in self.sites.values() if site.filters]
+        made = [self.unit[filters.ids] for filters in self.filters]
+        self.size = np.bincount(np.concatenate([[], *made]).astype(int), minlength=len(self.unit))
         self.protected = channels.protected
         self.scales = list(self._scales())
-        self._mixing = channels.mixing
+        self.mixing = channels.mixing
         self.groups = list(self._grouped())
 
     def _walk(self, model: keras.Model, channels: Channels) -> None:
@@ -95,7 +100,7 @@ class Graph:
             if (nested := _opened(node.operation)) is not None:
                 made = self._open(nested, inputs, channels, f"{path}/")
             else:
-                site = self._sites.setdefault(path, Site(node.operation))
+                site = self.sites.setdefault(path, Site(node.operation))
                 made = rules.apply(rules.Call(path, node, inputs, channels, site))
             known |= zip(map(id, node.output_tensors), made, strict=True)
         return [known[id(t)] for t in model.outputs]
@@ -117,7 +122,7 @@ class Graph:
                     self.protected.setdefault(path, "its channels can only go all together")
 
     def _scales(self) -> Iterator[tuple[Any, Ids]]:
-        for site in self._sites.values():
+        for site in self.sites.values():
             if isinstance(site.layer, keras.layers.BatchNormalization) and site.layer.scale:
                 for ids in site.slices.get(id(site.layer.gamma), {}).values():
                     yield site.layer.gamma, ids
@@ -160,7 +165,7 @@ class Graph:
         Their outputs change even if the lost channels were zero.
         """
         keep = self._mask(removed)
-        return [path for path, ids in self._mixing.items() if not keep[ids].all()]
+        return [path for path, ids in self.mixing.items() if not keep[ids].all()]
 
     def rebuild(self, removed: Iterable[int]) -> keras.Model:
         """Returns a new model without the given units; names, classes and policies are kept.
@@ -181,7 +186,7 @@ class Graph:
         self._edit(config, keep, "")
         custom = {
             type(site.layer).__name__: type(site.layer)
-            for site in self._sites.values()
+            for site in self.sites.values()
             if not type(site.layer).__module__.startswith("keras.")
         }
         try:
@@ -195,7 +200,7 @@ class Graph:
                 received=(str(error) or type(error).__name__).splitlines()[0],
             ) from error
         for (path, old), (_, new) in zip(_leaves(self.model), _leaves(model), strict=True):
-            slices = self._sites[path].slices if path in self._sites else {}
+            slices = self.sites[path].slices if path in self.sites else {}
             for source, target in zip(old.weights, new.weights, strict=True):
                 value = np.asarray(source)
                 for axis, ids in slices.get(id(source), {}).items():
@@ -220,8 +225,8 @@ class Graph:
             if "layers" in inner:
                 inner.pop("build_input_shape", None)
                 self._edit(inner, keep, f"{path}/")
-            elif path in self._sites:
-                inner |= {key: edit(keep) for key, edit in self._sites[path].edits.items()}
+            elif path in self.sites:
+                inner |= {key: edit(keep) for key, edit in self.sites[path].edits.items()}
 
 
 def _opened(model: Any) -> Any:

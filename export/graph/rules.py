@@ -15,6 +15,7 @@ import numpy as np
 from export.graph.channels import Channels
 from export.graph.channels import Filters
 from export.graph.channels import Ids
+from export.graph.channels import Mask
 from export.graph.channels import Site
 
 
@@ -164,6 +165,10 @@ def _fixed(call: Call) -> list[Ids]:
     return call.given
 
 
+def _mixer(call: Call) -> list[Ids]:
+    return call.protect("it mixes channels")
+
+
 def _input(call: Call) -> list[Ids]:
     ids = call.tie("batch_shape", call.given[0])
     shape = call.layer.batch_shape
@@ -261,9 +266,12 @@ def _rescaling(call: Call) -> list[Ids]:
     for key in ("scale", "offset"):
         value = np.asarray(getattr(call.layer, key))
         if value.ndim:
-            ids = call.tie(key, call.given[0])
-            call.site.edits[key] = lambda keep, v=value, ids=ids: v[keep[ids]].tolist()
+            call.site.edits[key] = _chosen(value, call.tie(key, call.given[0]))
     return call.given
+
+
+def _chosen(values: np.ndarray, ids: Ids) -> Callable[[Mask], list[float]]:
+    return lambda keep: values[keep[ids]].tolist()
 
 
 def _merge(call: Call) -> list[Ids]:
@@ -328,7 +336,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Flatten", "Reshape"), _reshape),
     "Concatenate": _concatenate,
     **dict.fromkeys(_MERGE.split(), _merge),
-    "Softmax": lambda call: call.protect("it mixes channels"),
+    "Softmax": _mixer,
     **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _reduce),
     **dict.fromkeys(_THROUGH.split(), _through),
 }

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from export.graph import Graph
     from export.pipeline import PassData
 
+# Key in the summary -> what it counts.
+_COUNTED = {"channels": "channels", "params": "parameters", "macs": "MACs"}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -63,10 +66,12 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
 
     graph = Graph(model)
     score = importance.units(graph, config.criterion)
-    scores = [score[group.units] for group in graph.groups]
-    removed: list[int] = []
-    for group, values, count in zip(graph.groups, scores, _counts(scores, config), strict=True):
-        removed += group.units[np.argsort(values, kind="stable")[:count]].tolist()
+    ranked = [group.units[np.argsort(score[group.units], kind="stable")] for group in graph.groups]
+    removed = [
+        int(unit)
+        for units, wanted in zip(ranked, _wanted(graph, score, ranked, config), strict=True)
+        for unit in units[: _allowed(len(units), wanted, config)]
+    ]
     return _result(graph, removed)
 
 
@@ -87,22 +92,20 @@ def remove(model: keras.Model, channels: Mapping[str, Iterable[int]]) -> Result:
     return _result(graph, sorted({int(unit) for chosen in units for unit in chosen}))
 
 
-def _counts(scores: list[np.ndarray], config: Config) -> list[int]:
-    """Returns how many units of each group go."""
-    wanted = [_nearest(config.ratio * len(values)) for values in scores]
-    if config.scope == "global" and scores:
-        relative = [values / (values.mean() or 1.0) for values in scores]
-        owner = np.repeat(np.arange(len(scores)), [len(values) for values in scores])
-        # Equal importances are taken from all groups alike, not from the first one.
-        ranks = [np.argsort(np.argsort(values)) / len(values) for values in scores]
-        order = np.lexsort((np.concatenate(ranks), np.concatenate(relative)))
-        gone = owner[order[: _nearest(config.ratio * len(owner))]]
-        wanted = np.bincount(gone, minlength=len(scores)).tolist()
-    return [_allowed(len(v), count, config) for v, count in zip(scores, wanted, strict=True)]
-
-
-def _nearest(count: float) -> int:
-    return int(count + 0.5)
+def _wanted(graph: Graph, score: np.ndarray, ranked: list[np.ndarray], config: Config) -> list[int]:
+    """Returns how many units of each group should go, the groups' limits not yet regarded."""
+    if config.scope == "layer" or not ranked:
+        return [int(config.ratio * len(units) + 0.5) for units in ranked]
+    owner = np.repeat(np.arange(len(ranked)), [len(units) for units in ranked])
+    relative = [score[units] / (score[units].mean() or 1.0) for units in ranked]
+    for values in relative:
+        values[-config.min_width :] = np.inf  # These stay.
+    # Equal importances are taken from all groups alike, not from the first one.
+    turn = [np.arange(len(units)) / len(units) for units in ranked]
+    order = np.lexsort((np.concatenate(turn), np.concatenate(relative)))
+    filters = np.cumsum(graph.size[np.concatenate(ranked)[order]])
+    gone = owner[order[filters <= config.ratio * filters[-1]]]
+    return np.bincount(gone, minlength=len(ranked)).tolist()
 
 
 def _allowed(width: int, wanted: int, config: Config) -> int:
@@ -127,7 +130,7 @@ def _result(graph: Graph, removed: list[int]) -> Result:
     notes = [
         f"{kind} removed: {summary[f'{key}_ratio']:.1%} "
         f"({summary[f'{key}_before']:,} to {summary[f'{key}_after']:,})"
-        for key, kind in (("channels", "channels"), ("params", "parameters"), ("macs", "MACs"))
+        for key, kind in _COUNTED.items()
     ]
     if not graph.groups:
         notes.append("nothing could be pruned: every channel is protected")

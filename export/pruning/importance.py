@@ -70,12 +70,11 @@ CRITERIA: dict[str, Callable[[Graph], dict[str, np.ndarray]]] = {
 def units(graph: Graph, criterion: str) -> np.ndarray:
     """Returns the importance of each unit of `graph`, by number."""
     scores = CRITERIA[criterion](graph)
-    total, count = np.zeros(len(graph.unit)), np.zeros(len(graph.unit))
+    total = np.zeros(len(graph.unit))
     for filters in graph.filters:
         score = scores[filters.path]
         np.add.at(total, graph.unit[filters.ids], score / (score.mean() or 1.0))
-        np.add.at(count, graph.unit[filters.ids], 1)
-    return total / np.maximum(count, 1)
+    return total / np.maximum(graph.size, 1)
 
 
 def _matrix(filters: Filters) -> np.ndarray:

@@ -1,0 +1,208 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from cnnkit import models
+from cnnkit.analysis import macs
+from cnnkit.errors import UsageError
+from export.graph import Graph
+from export.pruning import filters
+from export.pruning import importance
+from tests.contracts.parts import perturb
+from tests.export.networks import everything
+
+CRITERIA = list(importance.CRITERIA)
+
+
+def lenet():
+    return perturb(models.build("lenet5_caffe", (16, 16, 1), 4))
+
+
+def resnet():
+    return perturb(models.build("resnet8", (8, 8, 3), 4))
+
+
+def two_layers(width=8):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(width, 3, name="conv"),
+            layers.BatchNormalization(name="bn"),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+    return perturb(model)
+
+
+def picture(model):
+    return np.random.default_rng(2).normal(size=(2, *model.input_shape[1:])).astype("float32")
+
+
+def test_the_table_of_criteria_is_the_options():
+    assert filters.Config.__pydantic_fields__["criterion"].annotation.__args__ == tuple(CRITERIA)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("make", [lenet, resnet, everything])
+def test_target_is_met_and_the_model_is_as_it_was(make, scope, criterion):
+    model = make()
+    before = model.get_weights()
+    result = filters.apply(model, filters.Config(0.4, criterion, scope))
+    for old, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    summary = result.summary
+    assert summary["params_after"] == result.model.count_params() < model.count_params()
+    made = sum(len(filters.ids) for filters in Graph(model).filters)
+    assert summary["channels_before"] == made
+    # `everything` has four units of eight filters: no finer cut is possible there.
+    free = 1 - model.output_shape[1] / made
+    assert summary["channels_ratio"] == pytest.approx(0.4 * free, abs=0.15)
+    assert summary["macs_ratio"] == 1 - macs.total(result.model) / macs.total(model)
+    assert np.isfinite(result.model(picture(model))).all()
+
+
+def test_strength_zero_changes_nothing():
+    model = resnet()
+    result = filters.apply(model, filters.Config(0))
+    assert result.index_map == {}
+    assert result.summary["params_ratio"] == 0
+    np.testing.assert_array_equal(result.model(picture(model)), model(picture(model)))
+
+
+def test_index_map_says_which_filters_are_left():
+    model = lenet()
+    result = filters.apply(model, filters.Config(0.5))
+    kernel = np.asarray(model.get_layer("conv1").kernel)
+    kept = result.index_map["conv1"]
+    norms = np.abs(kernel).sum((0, 1, 2))
+    assert sorted(kept) == sorted(np.argsort(norms)[-10:])
+    np.testing.assert_array_equal(result.model.get_layer("conv1").kernel, kernel[..., kept])
+    assert "logits" not in result.index_map
+    assert result.protected == ["logits: it is an output of the model"]
+    assert result.notes[0] == "channels removed: 49.7% (574 to 289)"
+
+
+def test_removing_dead_channels_is_exact():
+    model = resnet()
+    dead = [1, 4]
+    for name in ("stem", "stage1_block1_2"):
+        conv, bn = model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")
+        conv.kernel.assign(np.where(np.isin(np.arange(16), dead), 0, conv.kernel))
+        bn.gamma.assign(np.where(np.isin(np.arange(16), dead), 0, bn.gamma))
+        bn.beta.assign(np.where(np.isin(np.arange(16), dead), 0, bn.beta))
+    result = filters.remove(model, {"stem_conv": dead})
+    assert set(result.index_map) == {"stem_conv", "stage1_block1_2_conv"}
+    np.testing.assert_allclose(result.model(picture(model)), model(picture(model)), atol=1e-5)
+    # The criterion finds them by itself.
+    found = filters.apply(model, filters.Config(2 / 16)).index_map["stem_conv"]
+    assert set(range(16)) - set(found) == set(dead)
+
+
+def test_widths_are_rounded_up_and_never_below_the_least():
+    def width(**options):
+        small = filters.apply(two_layers(30), filters.Config(**options)).model
+        return small.get_layer("conv").filters
+
+    assert width(ratio=0.5) == 15
+    assert width(ratio=0.5, round_to=8) == 16
+    assert width(ratio=0.01, round_to=8) == 30
+    assert width(ratio=0.1, round_to=8) == 30
+    assert width(ratio=0.9, min_width=5) == 5
+    assert width(ratio=0.999) == 1
+    assert width(ratio=0.5, min_width=40) == 30
+
+
+def test_global_scope_takes_more_where_less_is_lost():
+    model = lenet()
+    kernel = np.array(model.get_layer("fc1").kernel)
+    kernel[:, :300] *= 0.01
+    model.get_layer("fc1").kernel.assign(kernel)
+    result = filters.apply(model, filters.Config(0.5, scope="global"))
+    # Half of 570 channels, all of them from the 300 that are nearly zero.
+    assert result.summary["widths"] == {"fc1": [500, 215]}
+
+
+def test_global_scope_meets_its_target_where_a_group_is_worthless():
+    model = resnet()
+    for name in ("stage1_block1_1_conv", "stage2_block1_1_conv"):
+        model.get_layer(name).kernel.assign(0 * model.get_layer(name).kernel)
+    summary = filters.apply(model, filters.Config(0.3, scope="global", min_width=2)).summary
+    assert summary["widths"]["stage1_block1_1_conv"] == [16, 2]
+    assert summary["channels_before"] - summary["channels_after"] == pytest.approx(0.3 * 342, abs=3)
+
+
+def test_global_scope_takes_equals_from_everywhere():
+    model = resnet()
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.gamma.assign(np.ones(layer.gamma.shape))
+    result = filters.apply(model, filters.Config(0.5, "bn-gamma", "global"))
+    assert all(after == before / 2 for before, after in result.summary["widths"].values())
+
+
+def test_criteria_by_hand():
+    model = two_layers(4)
+    kernel = np.zeros((3, 3, 2, 4), "float32")
+    kernel[0, 0, 0] = [3, 2, 5, 1]
+    kernel[0, 1, 0] = [3, 4, 0, 1]
+    model.get_layer("conv").kernel.assign(kernel)
+    model.get_layer("bn").gamma.assign([0.5, -2, 1, 0.5])
+    graph = Graph(model)
+    units = graph.groups[0].units
+
+    def ranked(criterion):
+        return importance.units(graph, criterion)[units]
+
+    np.testing.assert_allclose(ranked("l1"), np.array([6, 6, 5, 2]) / 4.75)
+    norms = np.array([np.sqrt(18), np.sqrt(20), 5, np.sqrt(2)])
+    np.testing.assert_allclose(ranked("l2"), norms / norms.mean())
+    np.testing.assert_allclose(ranked("bn-gamma"), [0.5, 2, 1, 0.5])
+    np.testing.assert_array_equal(ranked("random"), ranked("random"))
+
+
+def test_layers_that_share_channels_count_the_same():
+    image = keras.Input((4, 4, 1))
+    x = layers.Conv2D(2, 1, use_bias=False, name="weak")(image)
+    x = layers.Add()([x, layers.Conv2D(2, 1, use_bias=False, name="strong")(image)])
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+    model.get_layer("weak").set_weights([np.array([[[[1.0, 3.0]]]])])
+    model.get_layer("strong").set_weights([np.array([[[[500.0, 300.0]]]])])
+    graph = Graph(model)
+    scores = importance.units(graph, "l1")[graph.groups[0].units]
+    np.testing.assert_allclose(scores, [(0.5 + 1.25) / 2, (1.5 + 0.75) / 2])
+
+
+def test_bn_gamma_without_a_scale_is_l1():
+    model = lenet()
+    l1 = filters.apply(model, filters.Config(criterion="l1"))
+    assert filters.apply(model, filters.Config(criterion="bn-gamma")).index_map == l1.index_map
+
+
+def test_a_model_with_nothing_to_prune_says_so():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="logits")])
+    result = filters.apply(model, filters.Config())
+    assert result.summary["channels_ratio"] == 0
+    assert "nothing could be pruned: every channel is protected" in result.notes
+
+
+def test_a_norm_over_channels_is_named_when_it_loses_some():
+    image = keras.Input((4, 4, 3))
+    x = layers.LayerNormalization(name="norm")(layers.Conv2D(8, 1, name="conv")(image))
+    x = layers.Dense(6, name="wide")(x)
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    assert any("norm normalize" in note for note in filters.remove(model, {"conv": [0]}).notes)
+    assert not any("norm normalize" in note for note in filters.remove(model, {"wide": [0]}).notes)
+
+
+def test_channels_that_must_stay_are_refused():
+    with pytest.raises(UsageError, match="must stay: logits"):
+        filters.remove(lenet(), {"logits": [0]})
+
+
+def test_again_at_the_same_seed_is_the_same():
+    a, b = (filters.apply(lenet(), filters.Config(criterion="random")) for _ in range(2))
+    assert a.index_map == b.index_map
