@@ -9,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBPACKAGES = ("analysis", "data", "models", "training")
-_FUNCTIONS = {"check": "cnnkit.data", "train": "cnnkit.training"}
+_FUNCTIONS = {"check": "cnnkit.data", "train": "cnnkit.training.train"}
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ from export import ledger
 from export.convert import convert
 from export.formats import serving
 from export.ledger import Row
+from export.pipeline import read_ledger
 from export.verification import Gates
 from export.verification import Judged
 from export.verification import Pictures
@@ -178,7 +179,7 @@ def write(
         jobs: Names of formats. Those that need calibration need data.
         data: Labelled pictures, or where they are; a run folder knows its own.
         out: The bundle's folder; what stood there is replaced.
-        rows: Ledger rows of the compression. Without them the model gets one.
+        rows: Ledger rows of the compression; a run folder knows its own.
         extra: Writes more files, such as a report, and adds to the manifest.
         reporter: Told about every step.
 
@@ -241,7 +242,10 @@ def write(
             "verified_on": f"{len(pictures.x)} "
             + ("synthetic pictures, for want of data" if dataset is None else "pictures"),
             "notes": list(subject.notes),
-            "ledger": [r.to_dict() for r in rows or [_model_row(subject, pictures)]],
+            "ledger": [
+                r.to_dict()
+                for r in rows or read_ledger(subject.origin) or [_model_row(subject, pictures)]
+            ],
             "verdicts": [verdict.to_dict() for verdict in verdicts],
         }
         if extra:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnkit import files
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
 from export import ledger
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 # Pictures that a pass may look at; more would not change a channel's rank.
 SAMPLE = 512
+LEDGER = "ledger.json"
 
 
 @dataclass(frozen=True)
@@ -175,3 +179,44 @@ def _check(before: Any, after: Any, step: str, x: np.ndarray | None) -> None:
             where=step,
             todo="prune less, or lower compress.finetune_lr",
         )
+
+
+def write_run(compressed: Compressed, out: Path) -> Path:
+    """Writes a run folder with the small model; what stood at `out` is replaced.
+
+    Raises:
+        CnnkitError: If `out` cannot be written.
+    """
+    from cnnkit.models.saving import save_model
+    from cnnkit.training import train
+    from cnnkit.training.fit import METRICS
+    from cnnkit.training.recipe import to_toml
+
+    subject = compressed.subject
+    with files.replacing(out) as folder:
+        folder.mkdir()
+        save_model(subject.model, folder / train.MODEL)
+        files.write_text(folder / train.CONFIG, to_toml(subject.recipe))
+        files.write_json(folder / LEDGER, [row.to_dict() for row in compressed.ledger])
+        files.write_json(
+            folder / "compression.json",
+            [{"summary": r.summary, "protected": r.protected} for r in compressed.results],
+        )
+        environment = train.environment(subject.recipe.train.seed)
+        files.write_json(folder / "environment.json", environment)
+        if subject.labels:
+            files.write_json(folder / "classes.json", subject.labels)
+        if subject.dataset is not None:
+            subject.dataset.manifest.save(folder / train.MANIFEST)
+        history = subject.origin and subject.origin / METRICS
+        if history and history.is_file():
+            shutil.copyfile(history, folder / METRICS)
+    return out
+
+
+def read_ledger(folder: Path | None) -> list[Row]:
+    """Returns the ledger that a compressed run has, or no rows."""
+    path = folder and folder / LEDGER
+    if not path or not path.is_file():
+        return []
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]

@@ -119,5 +119,7 @@ def _described(folder: Path) -> tuple[tuple[str, ...] | None, str | None]:
     if (folder / Bundle.MANIFEST).is_file():
         bundle = Bundle.open(folder)
         return bundle.labels, bundle.resize
+    if not (folder / Bundle.DATA).is_file():  # a model that was compressed without data
+        return None, None
     run = Run.open(folder)
     return tuple(run.manifest.classes), run.recipe.data.resize

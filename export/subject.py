@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from cnnkit.errors import UsageError
 from export.runtime import RESIZE
+from export.runtime import Runnable
+from export.runtime import open_model
+from export.runtime import predict_keras
 from export.wrap import as_classifier
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from cnnkit.training.recipe import Recipe
 
 MODEL = "model.keras"
+MANIFEST = "data.manifest.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ def open_subject(
         manifest = bundle.data_manifest()
         recipe = bundle.recipe()
         return _wrapped(bundle.model(), bundle.name, data, recipe, path, manifest, bundle.labels)
+    if path.is_dir() and (path / MODEL).is_file() and not (path / MANIFEST).is_file():
+        return _wrapped(load_model(path / MODEL), path.resolve().name, data, recipe, path)
     if path.is_dir():
         run = Run.open(path)
         labels = tuple(run.manifest.classes)
@@ -85,14 +91,52 @@ def open_subject(
     return _wrapped(load_model(path), path.stem, data, recipe, path)
 
 
+def open_judge(source: str | Path, data: str | Path | None = None) -> tuple[Runnable, Dataset]:
+    """Opens anything that classifies pictures, and the data to judge it on.
+
+    Args:
+        source: What `export.runtime.open_model` opens.
+        data: Labelled pictures. A run folder, a bundle and a file in a bundle know their own,
+            and which pictures were trained on.
+
+    Raises:
+        UsageError: If it cannot be run, or there are no data, or they do not fit it.
+        DataError: If the data cannot be used.
+    """
+    from export.bundle import Bundle
+
+    path = Path(source)
+    if path.suffix == ".keras" or (path.is_dir() and not (path / "saved_model.pb").is_file()):
+        subject = open_subject(path, data)
+        model, dataset = subject.model, subject.dataset
+        runnable = Runnable(
+            path,
+            "keras",
+            tuple(model.input_shape[1:]),
+            subject.labels,
+            subject.resize,
+            lambda x: predict_keras(model, x),
+            subject.notes,
+        )
+    else:
+        runnable = open_model(path)
+        around = [folder for folder in path.resolve().parents if (folder / Bundle.DATA).is_file()]
+        manifest = Bundle.open(around[0]).data_manifest() if around else None
+        dataset = load_dataset(data, runnable.input_shape, runnable.resize, manifest)
+    if dataset is None:
+        raise UsageError("No data to judge it on", where=path, todo=f"`cnnkit eval {path} DATA`")
+    require_classes(runnable.labels, dataset, data or path)
+    return runnable, dataset
+
+
 def load_dataset(
     data: Dataset | str | Path | None,
-    model: keras.Model,
+    input_shape: tuple[int, int, int],
     resize: str = RESIZE,
     manifest: Manifest | None = None,
     recipe: Recipe | None = None,
 ) -> Dataset | None:
-    """Returns pictures at the size of `model`: from `data`, else from what `manifest` lists.
+    """Returns pictures of `input_shape`: from `data`, else from what `manifest` lists.
 
     Data that `manifest` was made from keep its splits.
     """
@@ -109,7 +153,7 @@ def load_dataset(
         )
     if manifest is None:
         return None
-    height, width, channels = model.input_shape[1:]
+    height, width, channels = input_shape
     return cnnkit.data.load(manifest, image_size=(height, width), channels=channels, resize=resize)
 
 
@@ -133,15 +177,21 @@ def _wrapped(
 ) -> Subject:
     if len(model.inputs) != 1 or len(model.input_shape) != 4:
         as_classifier(model)  # says what is wrong
-    dataset = load_dataset(data, model, recipe.data.resize, manifest, recipe)
-    if dataset is not None and labels and tuple(dataset.classes) != labels:
-        raise UsageError(
-            "The data have other classes than the model was trained on",
-            where=data,
-            expected=", ".join(labels[:8]),
-            received=", ".join(dataset.classes[:8]),
-        )
+    dataset = load_dataset(data, model.input_shape[1:], recipe.data.resize, manifest, recipe)
+    if dataset is not None:
+        require_classes(labels, dataset, data)
     model, notes = as_classifier(model, dataset)
     if dataset is not None:
         labels = tuple(dataset.classes)
     return Subject(safe_name(name), model, dataset, recipe, labels, tuple(notes), origin)
+
+
+def require_classes(labels: tuple[str, ...] | None, dataset: Dataset, where: object) -> None:
+    """Raises UsageError if the data have other classes than the model."""
+    if labels and tuple(dataset.classes) != tuple(labels):
+        raise UsageError(
+            "The data have other classes than the model was trained on",
+            where=where,
+            expected=", ".join(labels[:8]),
+            received=", ".join(dataset.classes[:8]),
+        )

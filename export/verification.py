@@ -12,7 +12,6 @@ import numpy as np
 
 from cnnkit import files
 from cnnkit.errors import CnnkitError
-from cnnkit.errors import UsageError
 from export import formats
 from export import ledger
 from export.formats import Format
@@ -209,6 +208,7 @@ def verify(
     from cnnkit.training.reporter import Reporter
     from export.bundle import Bundle
     from export.subject import load_dataset
+    from export.subject import require_classes
 
     reporter = reporter or Reporter()
     if not isinstance(bundle, Bundle):
@@ -221,14 +221,8 @@ def verify(
         pictures, source = bundle.golden_pictures(), "the bundle's golden pictures"
     else:
         model = bundle.model()
-        dataset = load_dataset(data, model, bundle.resize, bundle.data_manifest())
-        if bundle.labels and list(bundle.labels) != list(dataset.classes):
-            raise UsageError(
-                "The data have other classes than the bundle",
-                where=bundle.folder,
-                expected=", ".join(bundle.labels[:8]),
-                received=", ".join(dataset.classes[:8]),
-            )
+        dataset = load_dataset(data, model.input_shape[1:], bundle.resize, bundle.data_manifest())
+        require_classes(bundle.labels, dataset, data)
         pictures, source = compared(model, dataset), "the test part of the data"
     rows = []
     for name in bundle.artifacts:

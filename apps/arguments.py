@@ -1,0 +1,120 @@
+"""The arguments that several verbs share, and how they become a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
+
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from cnnkit.training.recipe import Resolved
+    from export.subject import Subject
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        help="A folder with one sub-folder per class, a .npz with x and y, a folder of MNIST IDX "
+        "files, or the word digits.",
+        metavar="DATA",
+    ),
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Labelled pictures, as for `train`.", metavar="DATA")
+]
+Config = Annotated[
+    Path | None, typer.Option("-c", "--config", help="A recipe in TOML.", metavar="FILE")
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="A ready recipe: see `cnnkit list presets`.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Changes one key of the recipe; repeatable.", metavar="KEY=VALUE"),
+]
+Model = Annotated[
+    str | None, typer.Option("-m", "--model", help="A network: see `cnnkit list models`.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of splits, weights and order.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replaces what is there.")]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", help="A format, see `cnnkit list formats`; repeatable."),
+]
+Calibration = Annotated[
+    int | None, typer.Option("--calib", help="Number of calibration pictures.", min=1)
+]
+Passes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pass", help="A pass, see `cnnkit list passes`; repeatable, in order.", metavar="PASS"
+    ),
+]
+
+
+def resolve(
+    data: str | None,
+    config: Path | None = None,
+    preset: str | None = None,
+    sets: list[str] | None = None,
+    **flags: object,
+) -> Resolved:
+    """Returns the recipe that the arguments ask for, checked as far as names go.
+
+    `flags` are dotted keys with `__` for the dot; None means not given.
+    """
+    from cnnkit.training import recipe
+    from export import formats
+    from export import passes
+
+    flags["data__path"] = data
+    given = [  # JSON's strings, numbers, booleans and lists are TOML's
+        f"{key.replace('__', '.')}={json.dumps(value)}"
+        for key, value in flags.items()
+        if value is not None
+    ]
+    resolved = recipe.resolve(config, preset=preset, sets=[*given, *(sets or [])])
+    if not resolved.recipe.data.path:
+        raise UsageError("No data given", todo="name them: `cnnkit VERB DATA`, or data.path in -c")
+    for step in resolved.recipe.compress.passes:
+        passes.parse(step)
+    formats.select(resolved.recipe.export.formats)
+    return resolved
+
+
+def place(given: Path | None, parent: str, name: str, overwrite: bool) -> Path:
+    """Returns the folder to write to, which must be new or may be overwritten.
+
+    Raises:
+        UsageError: If something is there.
+    """
+    path = given or Path(parent, name)
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
+        raise UsageError(
+            "There is something already",
+            where=path,
+            todo="choose another place with --out, or add --overwrite",
+        )
+    return path
+
+
+def name_of(data: str) -> str:
+    """Returns a short name for what is made from `data`."""
+    from export.subject import safe_name
+
+    return safe_name(Path(data).resolve().stem)
+
+
+def changed(subject: Subject, sets: list[str] | None) -> Subject:
+    """Returns `subject` with some keys of its recipe changed."""
+    from cnnkit.training import recipe
+
+    if not sets:
+        return subject
+    resolved = recipe.resolve(sets=sets, **recipe.to_dict(subject.recipe))
+    return dataclasses.replace(subject, recipe=resolved.recipe)

@@ -1,0 +1,101 @@
+"""The command line: `cnnkit VERB …`. Starts without TensorFlow; each verb imports what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import cnnkit
+from apps import console
+from apps.commands.check import check
+from apps.commands.compress import compress
+from apps.commands.doctor import doctor
+from apps.commands.evaluate import evaluate
+from apps.commands.export import export
+from apps.commands.list import list_names
+from apps.commands.predict import predict
+from apps.commands.run import run
+from apps.commands.show import show
+from apps.commands.train import train
+from apps.commands.verify import verify
+from cnnkit.errors import CnnkitError
+
+VERBS = {
+    "run": run,
+    "check": check,
+    "train": train,
+    "compress": compress,
+    "export": export,
+    "verify": verify,
+    "eval": evaluate,
+    "predict": predict,
+    "list": list_names,
+    "show": show,
+    "doctor": doctor,
+}
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="cnnkit",
+    help="From a folder of labelled pictures to small, verified CNN files.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cnnkit {cnnkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print results only.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Print tracebacks and the libraries' logs.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Sets what every verb prints."""
+    console.settings.quiet, console.settings.verbose = quiet, verbose
+    if not verbose:  # before the first import of TensorFlow
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit code (0, 1, 2, 3, 4, 5 or 130)."""
+    try:
+        code = app(args=None if argv is None else list(argv), standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except CnnkitError as error:
+        console.error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.error("Interrupted. Nothing half-written is left under a final name.")
+        return _INTERRUPTED
+    except BrokenPipeError:  # `cnnkit list models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # usage, by click
+            console.error(error.format_message())
+            return int(error.exit_code)
+        if type(error).__name__ == "Abort":
+            return _INTERRUPTED
+        if console.settings.verbose:
+            raise
+        first = (str(error) or "no message").splitlines()[0]
+        console.error(f"Internal error: {type(error).__name__}: {first}. See it with `cnnkit -v`.")
+        return 1

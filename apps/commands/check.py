@@ -1,0 +1,64 @@
+"""`cnnkit check`: what is in the data, what is wrong with them, and how they are split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
+
+from apps import arguments
+from apps import console
+from cnnkit.errors import DataError
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from cnnkit.data import Manifest
+
+
+def check(
+    data: Annotated[str, typer.Argument(help="Labelled pictures.", metavar="DATA")],
+    split: Annotated[str, typer.Option(help="Fractions of train, val and test.")] = "0.7/0.15/0.15",
+    seed: arguments.Seed = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Writes the manifest there.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 4 if anything is wrong.")
+    ] = False,
+) -> None:
+    """Opens every picture, lists what is wrong, and splits the rest; changes nothing."""
+    import cnnkit.data
+
+    try:
+        fractions = tuple(map(float, split.split("/")))
+    except ValueError:
+        raise UsageError("Wrong split", expected="such as 0.7/0.15/0.15", received=split) from None
+    manifest = cnnkit.data.check(data, split=fractions, seed=seed or 0)
+    show(manifest)
+    if out is not None:
+        manifest.save(out)
+        console.out.print(f"manifest: {out}", markup=False)
+    bad = [problem for problem in manifest.problems if problem.action != "ignored"]
+    if strict and bad:
+        raise DataError(
+            f"{len(bad)} problems, the first is", where=bad[0].path, received=bad[0].reason
+        )
+
+
+def show(manifest: Manifest) -> None:
+    """Prints the classes, the splits and every problem."""
+    counts = manifest.counts()
+    console.table(
+        manifest.summary(),
+        ["class", *counts],
+        [[name, *(c[name] for c in counts.values())] for name in manifest.classes],
+    )
+    problems = manifest.problems
+    if problems:
+        console.table(
+            "Problems",
+            ["path", "what", "why", "action"],
+            [[p.path, p.code, p.reason, p.action] for p in problems],
+        )

@@ -1,0 +1,90 @@
+"""`cnnkit compress`: makes a trained model small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
+
+from apps import arguments
+from apps import console
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from export.ledger import Row
+
+
+def compress(
+    source: Annotated[Path, typer.Argument(help="A run folder, bundle or .keras file.")],
+    steps: arguments.Passes = None,
+    data: arguments.DataOption = None,
+    sets: arguments.Sets = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The new run folder. [default: runs/NAME-small]")
+    ] = None,
+    overwrite: arguments.Overwrite = False,
+) -> None:
+    """Applies passes in the order given, fine-tunes after each, and leaves a run folder."""
+    from export import passes
+
+    parsed = [passes.parse(step) for step in steps or ()]
+    if not parsed:
+        raise UsageError(
+            "No pass given",
+            todo="add such as --pass prune-filters:ratio=0.3; see `cnnkit list passes`",
+        )
+    if not source.exists():
+        raise UsageError("No such file or folder", where=source)
+    folder = arguments.place(out, "runs", f"{arguments.name_of(str(source))}-small", overwrite)
+    printer = console.Printer(2)
+    with console.hushed():
+        from export.pipeline import compress as run_passes
+        from export.pipeline import write_run
+        from export.subject import open_subject
+
+        printer.stage(f"opening {source}")
+        subject = arguments.changed(open_subject(source, data), sets)
+        for note in subject.notes:
+            printer.note(note)
+        if subject.dataset is None:
+            printer.warn("no data: nothing is fine-tuned, and accuracy is not known; give --data")
+        printer.stage("compressing")
+        small = run_passes(subject, parsed, reporter=printer)
+        write_run(small, folder)
+    show(small.ledger)
+    console.out.print(f"run folder: {folder}", markup=False)
+    printer.done()
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Prints the ledger."""
+    console.table(
+        "Ledger",
+        [
+            "step",
+            "parameters",
+            "non-zero",
+            "MACs",
+            "activations",
+            "file",
+            "zipped",
+            "test accuracy",
+        ],
+        [
+            [
+                r.name,
+                r.params,
+                r.nonzeros,
+                r.macs,
+                console.kb(r.activation_bytes),
+                console.kb(r.size_bytes),
+                console.kb(r.zip_bytes),
+                r.accuracy,
+            ]
+            for r in rows
+        ],
+    )

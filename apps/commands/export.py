@@ -1,0 +1,144 @@
+"""`cnnkit export`: writes and verifies files for phones, servers and microcontrollers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Annotated
+from typing import Any
+
+import typer
+
+from apps import arguments
+from apps import console
+from cnnkit.errors import GateError
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from export.bundle import Bundle
+    from export.ledger import Row
+    from export.subject import Subject
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="A run folder, bundle or .keras file.")],
+    names: arguments.Formats = None,
+    data: arguments.DataOption = None,
+    calibration: arguments.Calibration = None,
+    sets: arguments.Sets = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The bundle. [default: saved_models/NAME]")
+    ] = None,
+    overwrite: arguments.Overwrite = False,
+) -> None:
+    """Writes a bundle: every format, run against the Keras model in its own runtime."""
+    from export import formats
+
+    formats.select(names or ())
+    if not source.exists():
+        raise UsageError("No such file or folder", where=source)
+    folder = arguments.place(out, "saved_models", arguments.name_of(str(source)), overwrite)
+    printer = console.Printer(2)
+    with console.hushed():
+        from export.subject import open_subject
+
+        printer.stage(f"opening {source}")
+        given = [f"export.calibration={calibration}"] if calibration else []
+        subject = arguments.changed(open_subject(source, data), [*given, *(sets or [])])
+        printer.stage("exporting and verifying")
+        bundle = write_bundle(subject, names, folder, printer)
+    show(bundle)
+    printer.done()
+    refuse(bundle)
+
+
+def write_bundle(
+    subject: Subject,
+    names: Sequence[str] | None,
+    folder: Path,
+    printer: console.Printer,
+    rows: Sequence[Row] = (),
+) -> Bundle:
+    """Writes a bundle with its report; without data, formats that need calibration stay out."""
+    from apps.report import write_report
+    from export import bundle
+    from export import formats
+
+    chosen = formats.select(names or subject.recipe.export.formats or formats.FORMATS)
+    if subject.dataset is None and not names:
+        left_out = [row.name for row in chosen if row.needs_calibration]
+        chosen = [row for row in chosen if not row.needs_calibration]
+        printer.warn(f"no data to calibrate with: no {', '.join(left_out)}; give --data")
+    for note in subject.notes:
+        printer.note(note)
+
+    def report(hidden: Path, manifest: dict[str, Any]) -> None:
+        manifest["command"] = console.command()
+        printer.step("writing report.html")
+        write_report(hidden, manifest, subject)
+
+    jobs = [row.name for row in chosen]
+    return bundle.write(subject, jobs, out=folder, rows=rows, extra=report, reporter=printer)
+
+
+def show(bundle: Bundle) -> None:
+    """Prints one row for the Keras model and for each artifact."""
+    model = bundle.manifest["ledger"][-1]
+    rows = [
+        [
+            "keras",
+            model["accuracy"],
+            console.kb(model["size_bytes"]),
+            console.kb(model["zip_bytes"]),
+            model["macs"],
+            None,
+            None,
+            "the reference",
+        ]
+    ]
+    for row in bundle.manifest["verdicts"]:
+        rows.append(
+            [
+                row["format"],
+                row["accuracy"],
+                console.kb(row["size_bytes"]),
+                console.kb(row["zip_bytes"]),
+                model["macs"],
+                None if row["latency_ms"] is None else f"{row['latency_ms']:.3f} ms",
+                None if row["agreement"] is None else f"{row['agreement']:.2%}",
+                "ok" if row["ok"] else f"REFUSED: {row['reason']}",
+            ]
+        )
+    console.table(
+        f"{bundle.folder}, verified on {bundle.manifest['verified_on']}",
+        [
+            "model",
+            "test accuracy",
+            "size",
+            "zipped",
+            "MACs",
+            "latency",
+            "agrees with keras",
+            "verdict",
+        ],
+        rows,
+    )
+
+
+def refuse(bundle: Bundle) -> None:
+    """Raises if a format that was asked for is not in the bundle.
+
+    Raises:
+        GateError: If so.
+    """
+    if bundle.refused:
+        name, reason = next(iter(bundle.refused.items()))
+        raise GateError(
+            f"{len(bundle.refused)} of {len(bundle.manifest['verdicts'])} formats are refused and "
+            "not in the bundle; the first is",
+            where=name,
+            received=reason,
+            todo=f"the others are in {bundle.folder}",
+        )

@@ -1,0 +1,69 @@
+"""`cnnkit list`: the names that other verbs take."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Annotated
+
+import typer
+
+from apps import console
+from cnnkit import registry
+
+
+def list_names(
+    kind: Annotated[str, typer.Argument(help="models, formats, passes or presets.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
+) -> None:
+    """Prints the models, formats, passes or presets that exist."""
+    kinds = {"models": _models, "formats": _formats, "passes": _passes, "presets": _presets}
+    found = kinds[registry.known("kind of names", kind, kinds)]()
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        console.table(
+            kind, [kind[:-1] if kind != "passes" else "pass", "what it is"], found.items()
+        )
+
+
+def _models() -> dict[str, str]:
+    from cnnkit import models
+
+    with console.hushed():
+        for module in set(models.NAMES.values()):
+            importlib.import_module(module)
+    return {name: _first_line(registry.get("model", name)) for name in models.NAMES}
+
+
+def _formats() -> dict[str, str]:
+    from export import formats
+
+    return {row.name: row.description for row in formats.FORMATS.values()}
+
+
+def _passes() -> dict[str, str]:
+    from export import passes
+
+    found = {}
+    for name, module in passes.PASSES.items():
+        config = importlib.import_module(module).Config
+        options = "; ".join(
+            f"{key}: {field.description}, default {field.default}"
+            for key, field in config.__pydantic_fields__.items()
+        )
+        found[name] = f"{_first_line(importlib.import_module(module))} {options}."
+    return found
+
+
+def _first_line(documented: object) -> str:
+    return (documented.__doc__ or "").strip().splitlines()[0]
+
+
+def _presets() -> dict[str, str]:
+    from cnnkit.training import recipe
+
+    return {
+        name: ", ".join(f"{key}={value}" for key, value in recipe.flat(preset).items())
+        for name, preset in recipe.PRESETS.items()
+    }

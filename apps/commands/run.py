@@ -1,0 +1,56 @@
+"""`cnnkit run`: from labelled pictures to verified files and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps import arguments
+from apps import console
+from apps.commands.export import refuse
+from apps.commands.export import show
+from apps.commands.export import write_bundle
+
+
+def run(
+    data: arguments.Data = None,
+    config: arguments.Config = None,
+    model: arguments.Model = None,
+    preset: arguments.Preset = None,
+    sets: arguments.Sets = None,
+    seed: arguments.Seed = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The bundle. [default: saved_models/NAME]")
+    ] = None,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="The run folder. [default: runs/NAME]")
+    ] = None,
+    overwrite: arguments.Overwrite = False,
+) -> None:
+    """Checks, trains, compresses, exports, verifies and reports."""
+    resolved = arguments.resolve(data, config, preset, sets, model__name=model, train__seed=seed)
+    recipe = resolved.recipe
+    name = arguments.name_of(recipe.data.path)
+    bundle_folder = arguments.place(out, "saved_models", name, overwrite)
+    folder = arguments.place(run_folder, "runs", name, overwrite)
+    printer = console.Printer(4)
+    with console.hushed():
+        import cnnkit
+        from export.pipeline import compress
+        from export.subject import open_subject
+
+        printer.stage(f"checking {recipe.data.path}")
+        printer.stage("training")
+        made = cnnkit.train(
+            recipe.data.path, resolved, folder, overwrite=overwrite, reporter=printer
+        )
+        printer.stage("compressing")
+        small = compress(open_subject(made.folder), recipe.compress.passes, reporter=printer)
+        printer.stage("exporting, verifying and reporting")
+        bundle = write_bundle(small.subject, None, bundle_folder, printer, small.ledger)
+    show(bundle)
+    console.out.print(f"report: {bundle.folder / 'report.html'}", markup=False)
+    printer.done()
+    refuse(bundle)

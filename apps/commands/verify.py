@@ -1,0 +1,43 @@
+"""`cnnkit verify`: runs every artifact of a bundle against its model again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps import arguments
+from apps import console
+from cnnkit.errors import GateError
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.", metavar="BUNDLE")],
+    data: arguments.DataOption = None,
+) -> None:
+    """Checks the hash of every file and runs every artifact; exit code 3 on a breach."""
+    from export.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    printer = console.Printer(1)
+    printer.stage(f"verifying {bundle}")
+    with console.hushed():
+        from export.verification import verify as run_all
+
+        verdict = run_all(opened, data, printer)
+    rows = [
+        [r.format, r.accuracy, r.model_accuracy, r.agreement, r.max_abs, "ok" if r.ok else r.reason]
+        for r in verdict.rows
+    ]
+    console.table(
+        f"{bundle}, run on {verdict.source}",
+        ["artifact", "accuracy", "of the model", "agreement", "largest difference", "verdict"],
+        rows,
+    )
+    for name, reason in verdict.broken.items():
+        console.error(f"{name}: {reason}")
+    if not verdict.ok:
+        bad = [f"{row.format}: {row.reason}" for row in verdict.rows if not row.ok]
+        bad += [f"{name}: {reason}" for name, reason in verdict.broken.items()]
+        raise GateError("The bundle does not hold", where=bundle, received=bad[0])

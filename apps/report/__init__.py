@@ -1,0 +1,183 @@
+"""`report.html`: one file that tells, offline, how good a model and its files are."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from apps.report import charts
+from cnnkit import files
+from export import formats
+
+if TYPE_CHECKING:
+    from cnnkit.training.evaluate import Scores
+    from export.subject import Subject
+
+# The file that the report looks at closely: the first of these that passed.
+_FOCUS = (
+    "tflite-int8",
+    "tflite-fp16",
+    "tflite-dynamic",
+    "tflite",
+    "onnx-int8",
+    "onnx",
+    "savedmodel",
+)
+_MISTAKES = 12
+_FEW = 20
+_IMBALANCE = 3.0
+_GAP = 0.1
+
+
+def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Path:
+    """Writes `report.html` for the bundle that is being made in `folder`.
+
+    The scores of the file that the report looks at go into `manifest` too.
+
+    Args:
+        folder: The bundle's folder, with its artifacts.
+        manifest: The bundle's manifest so far.
+        subject: The model, its labels and data.
+    """
+    passed = [row["format"] for row in manifest["verdicts"] if row["ok"]]
+    focus = next((name for name in _FOCUS if name in passed), "keras")
+    scores = None if subject.dataset is None else _scores(focus, folder, subject)
+    if scores:
+        manifest["scores"] = {"of": focus, **scores.to_dict()}
+    history = _history(subject)
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            manifest=manifest,
+            focus=focus,
+            scores=scores,
+            verdict=_verdict(scores, focus),
+            warnings=_warnings(manifest, subject, scores, history),
+            data=subject.dataset and subject.dataset.manifest,
+            curves=history and charts.curves(history),
+            confusion=scores and charts.confusion(scores.confusion, subject.dataset.classes),
+            confused=scores and _confused(scores, subject),
+            mistakes=scores and _mistakes(scores, subject),
+        )
+    )
+    return files.write_text(folder / "report.html", page)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("apps", "report"),
+        autoescape=True,  # class names and paths are the user's
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["percent"] = lambda x: "-" if x is None else f"{100 * x:.2f} %"
+    environment.filters["number"] = lambda x: "-" if x is None else f"{x:,}"
+    environment.filters["short"] = lambda x: "-" if x is None else f"{x:.3g}"
+    return environment
+
+
+def _scores(focus: str, folder: Path, subject: Subject) -> Scores:
+    from cnnkit.training.evaluate import evaluate
+    from export.runtime import predict_keras
+
+    if focus == "keras":
+        return evaluate(lambda x: predict_keras(subject.model, x), subject.dataset)
+    row = formats.get(focus)
+    return evaluate(row.load().predictor(folder / row.path(subject.name)), subject.dataset)
+
+
+def _history(subject: Subject) -> list[dict[str, float]]:
+    from cnnkit.training.train import Run
+
+    origin = subject.origin
+    if origin is None or not (origin / "metrics.csv").is_file():
+        return []
+    return Run.open(origin).metrics
+
+
+def _verdict(scores: Scores | None, focus: str) -> tuple[str, str]:
+    """Returns a class for the colour, and how good the result is, in plain words."""
+    if scores is None:
+        return "unknown", "Without labelled pictures nobody knows how good this model is."
+    low, high = scores.interval
+    facts = (
+        f"The {focus} file is right on {scores.accuracy:.1%} of {scores.pictures} test pictures "
+        f"that it never saw (95 % interval {low:.1%} to {high:.1%}). Always answering the largest "
+        f"class would be right on {scores.majority:.1%}."
+    )
+    if low <= scores.majority:
+        return "bad", f"{facts} This is not certainly better than guessing: do not use it."
+    errors = (1 - scores.accuracy) / max(1 - scores.majority, 1e-9)
+    if errors > 0.5:
+        return "poor", f"{facts} It has learned something, but is wrong too often for most uses."
+    if errors > 0.1:
+        return "fair", f"{facts} It removes {1 - errors:.0%} of the mistakes of that guess."
+    return "good", f"{facts} It removes {1 - errors:.0%} of the mistakes of that guess."
+
+
+def _warnings(
+    manifest: dict[str, Any],
+    subject: Subject,
+    scores: Scores | None,
+    history: list[dict[str, float]],
+) -> list[str]:
+    found = [
+        f"{r['format']} is refused: {r['reason']}" for r in manifest["verdicts"] if not r["ok"]
+    ]
+    found += [f"{r['format']}: {note}" for r in manifest["verdicts"] for note in r["notes"]]
+    found += manifest["notes"]
+    if subject.dataset is None or scores is None:
+        return [*found, "no labelled pictures: the files were compared on synthetic ones"]
+    few = [row.name for row in scores.classes if row.support < _FEW]
+    if few:
+        found.append(
+            f"{len(few)} of {len(scores.classes)} classes have fewer than {_FEW} test pictures "
+            f"({', '.join(few[:8])}): their numbers are rough"
+        )
+    sizes = np.bincount(subject.dataset.labels("train"), minlength=len(scores.classes))
+    if sizes.max() > _IMBALANCE * sizes.min():
+        found.append(f"uneven classes: from {sizes.min()} to {sizes.max()} training pictures")
+    if history:
+        best = max(history, key=lambda row: row.get("val_accuracy", 0.0))
+        gap = best.get("accuracy", 0.0) - best.get("val_accuracy", 0.0)
+        if gap > _GAP:
+            found.append(
+                f"overfitting: {gap:.1%} better on training than on validation pictures; more "
+                "pictures, or a smaller network, would help"
+            )
+    bad = [p for p in subject.dataset.manifest.problems if p.action == "skipped"]
+    if bad:
+        found.append(f"{len(bad)} pictures were left out: see Data")
+    return found
+
+
+def _confused(scores: Scores, subject: Subject) -> list[tuple[int, str, str]]:
+    """Returns the pairs (how often, truth, answer) that are confused most."""
+    counts, names = np.array(scores.confusion), subject.dataset.classes
+    np.fill_diagonal(counts, 0)
+    pairs = [(int(n), names[i], names[j]) for (i, j), n in np.ndenumerate(counts) if n]
+    return sorted(pairs, reverse=True)[:8]
+
+
+def _mistakes(scores: Scores, subject: Subject) -> list[dict[str, Any]]:
+    x, _ = subject.dataset.arrays("test")
+    rows = {name: k for k, name in enumerate(subject.dataset.ids("test"))}
+    return [{"picture": data_uri(x[rows[m.id]]), **vars(m)} for m in scores.mistakes[:_MISTAKES]]
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """Returns a picture as a PNG in a `data:` address."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
