@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cnnkit import files
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,19 +88,17 @@ def resolve(
     return resolved
 
 
-def place(given: Path | None, parent: str, name: str, overwrite: bool) -> Path:
-    """Returns the folder to write to, which must be new or may be overwritten.
+def run_folder(given: Path | None, name: str, overwrite: bool) -> Path:
+    """Returns the run folder to write, after making sure that it is free."""
+    path = given or Path("runs", name)
+    files.require_free(path, "environment.json", overwrite=overwrite)
+    return path
 
-    Raises:
-        UsageError: If something is there.
-    """
-    path = given or Path(parent, name)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
-        raise UsageError(
-            "There is something already",
-            where=path,
-            todo="choose another place with --out, or add --overwrite",
-        )
+
+def bundle_folder(given: Path | None, name: str, overwrite: bool) -> Path:
+    """Returns the bundle to write, after making sure that it is free."""
+    path = given or Path("saved_models", name)
+    files.require_free(path, "manifest.json", overwrite=overwrite)
     return path
 
 

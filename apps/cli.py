@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -22,6 +23,7 @@ from apps.commands.run import run
 from apps.commands.show import show
 from apps.commands.train import train
 from apps.commands.verify import verify
+from cnnkit import registry
 from cnnkit.errors import CnnkitError
 
 VERBS = {
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # usage, by click
-            console.error(error.format_message())
+            console.error(_usage(error.format_message()))
             return int(error.exit_code)
         if type(error).__name__ == "Abort":
             return _INTERRUPTED
@@ -99,3 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = (str(error) or "no message").splitlines()[0]
         console.error(f"Internal error: {type(error).__name__}: {first}. See it with `cnnkit -v`.")
         return 1
+
+
+def _usage(message: str) -> str:
+    """Returns what is wrong with the arguments, with the closest verbs if it is the verb."""
+    if verb := re.match("No such command '(.*)'", message):
+        try:
+            registry.known("verb", verb[1], VERBS)
+        except CnnkitError as error:
+            return str(error)
+    return message

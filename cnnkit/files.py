@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnkit.errors import CnnkitError
+from cnnkit.errors import UsageError
 
 _UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -68,6 +69,30 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def require_free(path: Path, marker: str, *, overwrite: bool = False) -> None:
+    """Makes sure that nothing of the user's is lost when `path` is written.
+
+    Args:
+        path: A folder to be written.
+        marker: A file that every folder of its kind has: only such a folder is overwritten.
+        overwrite: Whether it may be.
+
+    Raises:
+        UsageError: If something else is there, or it may not be overwritten.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    ours = (path / marker).is_file()
+    if overwrite and ours:
+        return
+    raise UsageError(
+        "There is something already",
+        where=path,
+        expected=f"a new place, or with --overwrite a folder that has {marker}",
+        todo="choose another place with --out" + (", or add --overwrite" if ours else ""),
+    )
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -39,7 +39,7 @@ def compress(
         )
     if not source.exists():
         raise UsageError("No such file or folder", where=source)
-    folder = arguments.place(out, "runs", f"{arguments.name_of(str(source))}-small", overwrite)
+    folder = arguments.run_folder(out, f"{arguments.name_of(str(source))}-small", overwrite)
     printer = console.Printer(2)
     with console.hushed():
         from export.pipeline import compress as run_passes

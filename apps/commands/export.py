@@ -39,7 +39,7 @@ def export(
     formats.select(names or ())
     if not source.exists():
         raise UsageError("No such file or folder", where=source)
-    folder = arguments.place(out, "saved_models", arguments.name_of(str(source)), overwrite)
+    folder = arguments.bundle_folder(out, arguments.name_of(str(source)), overwrite)
     printer = console.Printer(2)
     with console.hushed():
         from export.subject import open_subject

@@ -33,8 +33,8 @@ def run(
     resolved = arguments.resolve(data, config, preset, sets, model__name=model, train__seed=seed)
     recipe = resolved.recipe
     name = arguments.name_of(recipe.data.path)
-    bundle_folder = arguments.place(out, "saved_models", name, overwrite)
-    folder = arguments.place(run_folder, "runs", name, overwrite)
+    bundle_place = arguments.bundle_folder(out, name, overwrite)
+    folder = arguments.run_folder(run_folder, name, overwrite)
     printer = console.Printer(4)
     with console.hushed():
         import cnnkit
@@ -49,7 +49,7 @@ def run(
         printer.stage("compressing")
         small = compress(open_subject(made.folder), recipe.compress.passes, reporter=printer)
         printer.stage("exporting, verifying and reporting")
-        bundle = write_bundle(small.subject, None, bundle_folder, printer, small.ledger)
+        bundle = write_bundle(small.subject, None, bundle_place, printer, small.ledger)
     show(bundle)
     console.out.print(f"report: {bundle.folder / 'report.html'}", markup=False)
     printer.done()

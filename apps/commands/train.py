@@ -35,7 +35,7 @@ def train(
         train__deterministic=deterministic or None,
     )
     path = resolved.recipe.data.path
-    folder = arguments.place(out, "runs", arguments.name_of(path), overwrite)
+    folder = arguments.run_folder(out, arguments.name_of(path), overwrite)
     printer = console.Printer(1)
     printer.stage(f"training on {path}")
     with console.hushed():
