@@ -43,6 +43,7 @@ class Graph:
     Attributes:
         model: The model.
         unit: By channel number, the unit that the channel belongs to.
+        outputs: Of every call, the path of its layer, its first output and the channels of that.
         filters: The weights that make channels, in the order of computation.
         size: By unit, the number of filters that make it.
         groups: What may be cut.
@@ -70,6 +71,7 @@ class Graph:
             )
         self.model = model
         self.sites: dict[str, Site] = {}
+        self.outputs: list[tuple[str, Any, Ids]] = []
         channels = Channels()
         self._walk(model, channels)
         self.unit, self._free = channels.units()
@@ -102,6 +104,7 @@ class Graph:
             else:
                 site = self.sites.setdefault(path, Site(node.operation))
                 made = rules.apply(rules.Call(path, node, inputs, channels, site))
+                self.outputs.append((path, node.output_tensors[0], made[0]))
             known |= zip(map(id, node.output_tensors), made, strict=True)
         return [known[id(t)] for t in model.outputs]
 
@@ -197,7 +200,10 @@ class Graph:
             raise UsageError(
                 "The model cannot be rebuilt from its config",
                 where=self.model.name,
-                received=(str(error) or type(error).__name__).splitlines()[0],
+                # Keras puts the whole config before the cause.
+                received=str(error).rpartition("Exception encountered: ")[2].split(". ")[0],
+                todo="functions of your own must be registered with keras.saving; "
+                "Lambda layers cannot be",
             ) from error
         for (path, old), (_, new) in zip(_leaves(self.model), _leaves(model), strict=True):
             slices = self.sites[path].slices if path in self.sites else {}

@@ -102,8 +102,8 @@ _THROUGH = """
     ZeroPadding1D ZeroPadding2D ZeroPadding3D CenterCrop Resizing
     RandomCrop RandomFlip RandomRotation RandomTranslation RandomZoom
 
-    Absolute Clip Elu Exp Gelu HardSigmoid HardSilu HardTanh LeakyRelu Negative Power Relu
-    Relu6 Selu Sigmoid Silu Softplus Softsign Sqrt Square Tanh
+    Absolute Cast Clip ConvertToTensor Elu Exp Gelu HardSigmoid HardSilu HardTanh LeakyRelu
+    Negative Power Relu Relu6 Selu Sigmoid Silu Softplus Softsign Sqrt Square StopGradient Tanh
 """
 # Merging layers and the operations of the same names.
 _MERGE = "Add Average CustomScaleLayer Divide Maximum Minimum Multiply Subtract TrueDivide"
@@ -127,7 +127,7 @@ def apply(call: Call) -> list[Ids]:
     made = rule(call)
     activation = getattr(layer, "activation", None)
     if activation is not None and not _elementwise(activation):
-        call.channels.protected[call.path] = f"its activation {_name(activation)} mixes channels"
+        call.channels.protected[call.path] = f"its activation {_name(activation)} may mix channels"
         call.channels.fix(made[0])
     return made
 

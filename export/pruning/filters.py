@@ -43,8 +43,8 @@ class Config:
 
     ratio: Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")] = 0.3
     criterion: Annotated[
-        Literal["l1", "l2", "bn-gamma", "random"],
-        Field(description="l1, l2, bn-gamma or random"),
+        Literal["l1", "l2", "bn-gamma", "apoz", "taylor", "random"],
+        Field(description="l1, l2, bn-gamma, apoz, taylor or random"),
     ] = "l1"
     scope: Annotated[Literal["layer", "global"], Field(description="layer or global")] = "layer"
     round_to: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
@@ -57,15 +57,16 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     Args:
         model: Functional or sequential model. It is not changed.
         config: What to remove.
-        data: Not used: the criteria look at weights only.
+        data: Pictures for "apoz", and their labels for "taylor"; the others look at weights only.
 
     Raises:
-        UsageError: If `model` has no layer graph or cannot be rebuilt from its config.
+        UsageError: If `model` has no layer graph or cannot be rebuilt from its config, or the
+            criterion lacks data.
     """
     from export.graph import Graph
 
     graph = Graph(model)
-    score = importance.units(graph, config.criterion)
+    score = importance.CRITERIA[config.criterion](graph, data)
     ranked = [group.units[np.argsort(score[group.units], kind="stable")] for group in graph.groups]
     removed = [
         int(unit)

@@ -1,24 +1,28 @@
-"""How much each unit of a channel graph matters.
+"""How much each unit of a channel graph matters: one function a criterion.
 
-A criterion gives every filter of every layer a score. `units` divides them by the mean of their
-layer, so that layers of any fan-in count the same, and averages over the filters of a unit.
+Scores of filters are divided by the mean of their layer, so that layers of any fan-in count the
+same, and averaged over the filters of a unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.pruning import feature_maps
+
 if TYPE_CHECKING:
-    from export.graph import Filters
     from export.graph import Graph
+    from export.graph.channels import Ids
+    from export.pipeline import PassData
 
 SEED = 0
 
 
-def l1(graph: Graph) -> dict[str, np.ndarray]:
+def l1(graph: Graph, data: PassData | None) -> np.ndarray:
     """Sum of the absolute weights of a filter.
 
     Reference:
@@ -26,56 +30,82 @@ def l1(graph: Graph) -> dict[str, np.ndarray]:
         https://arxiv.org/abs/1608.08710. Differs: averaged over all layers that share a channel,
         where the paper looks at the shortcut's projection alone.
     """
-    return {f.path: np.abs(_matrix(f)).sum(0) for f in graph.filters}
+    return _of_filters(graph, [np.abs(matrix).sum(0) for matrix in _matrices(graph)])
 
 
-def l2(graph: Graph) -> dict[str, np.ndarray]:
+def l2(graph: Graph, data: PassData | None) -> np.ndarray:
     """Square root of the sum of the squared weights of a filter."""
-    return {f.path: np.sqrt(np.square(_matrix(f)).sum(0)) for f in graph.filters}
+    return _of_filters(graph, [np.linalg.norm(matrix, axis=0) for matrix in _matrices(graph)])
 
 
-def bn_gamma(graph: Graph) -> dict[str, np.ndarray]:
-    """Absolute scale of the batch normalization that a channel goes through; L1 without one.
+def bn_gamma(graph: Graph, data: PassData | None) -> np.ndarray:
+    """Absolute scale of the batch normalizations that a channel goes through; L1 without one.
 
     Reference:
         Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming",
         section 3, https://arxiv.org/abs/1708.06519. Differs: it needs no sparsity training;
         channels without a scale are ranked by L1.
     """
-    total, count = np.zeros(len(graph.unit)), np.zeros(len(graph.unit))
-    for gamma, ids in graph.scales:
-        np.add.at(total, graph.unit[ids], np.abs(np.asarray(gamma, np.float64)))
-        np.add.at(count, graph.unit[ids], 1)
-    mean = total / np.maximum(count, 1)
-    return {
-        f.path: mean[graph.unit[f.ids]] if count[graph.unit[f.ids]].all() else scores
-        for f, scores in zip(graph.filters, l1(graph).values(), strict=True)
-    }
+    scores = ((np.abs(np.asarray(gamma, np.float64)), ids) for gamma, ids in graph.scales)
+    return _or_l1(graph, *_averaged(graph, scores))
 
 
-def random(graph: Graph) -> dict[str, np.ndarray]:
+def apoz(graph: Graph, data: PassData | None) -> np.ndarray:
+    """Fraction of positions where a channel is not zero after its ReLU; L1 without one.
+
+    Reference:
+        Hu et al. 2016, "Network Trimming", section 3.1, https://arxiv.org/abs/1607.03250.
+        Differs: 1 - APoZ, so that more is better; ReLUs inside nested models are not seen.
+    """
+    return _or_l1(graph, *_averaged(graph, feature_maps.active(graph, data)))
+
+
+def taylor(graph: Graph, data: PassData | None) -> np.ndarray:
+    """What the loss would change, to first order, without a feature map; L1 in nested models.
+
+    Reference:
+        Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient
+        Inference", eq. 8 and 9, https://arxiv.org/abs/1611.06440. Differs: averaged over all
+        feature maps that share a channel.
+    """
+    return _or_l1(graph, *_averaged(graph, feature_maps.taylor(graph, data)))
+
+
+def random(graph: Graph, data: PassData | None) -> np.ndarray:
     """Uniform random numbers, always the same: the control that a criterion must beat."""
-    rng = np.random.default_rng(SEED)
-    return {f.path: rng.uniform(size=len(f.ids)) for f in graph.filters}
+    return np.random.default_rng(SEED).uniform(size=len(graph.unit))
 
 
-CRITERIA: dict[str, Callable[[Graph], dict[str, np.ndarray]]] = {
+CRITERIA: dict[str, Callable[[Graph, PassData | None], np.ndarray]] = {
     "l1": l1,
     "l2": l2,
     "bn-gamma": bn_gamma,
+    "apoz": apoz,
+    "taylor": taylor,
     "random": random,
 }
 
 
-def units(graph: Graph, criterion: str) -> np.ndarray:
-    """Returns the importance of each unit of `graph`, by number."""
-    scores = CRITERIA[criterion](graph)
-    total = np.zeros(len(graph.unit))
-    for filters in graph.filters:
-        score = scores[filters.path]
-        np.add.at(total, graph.unit[filters.ids], score / (score.mean() or 1.0))
-    return total / np.maximum(graph.size, 1)
+def _matrices(graph: Graph) -> list[np.ndarray]:
+    return [filters.matrix().astype(np.float64) for filters in graph.filters]
 
 
-def _matrix(filters: Filters) -> np.ndarray:
-    return filters.matrix().astype(np.float64)
+def _of_filters(graph: Graph, scores: list[np.ndarray]) -> np.ndarray:
+    relative = (score / (score.mean() or 1.0) for score in scores)
+    ids = (filters.ids for filters in graph.filters)
+    return _averaged(graph, zip(relative, ids, strict=True))[0]
+
+
+def _averaged(
+    graph: Graph, scores: Iterable[tuple[np.ndarray, Ids]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns by unit the mean of the scores of its channels, and their number."""
+    total, count = np.zeros(len(graph.unit)), np.zeros(len(graph.unit))
+    for score, ids in scores:
+        np.add.at(total, graph.unit[ids], score)
+        np.add.at(count, graph.unit[ids], 1)
+    return total / np.maximum(count, 1), count
+
+
+def _or_l1(graph: Graph, score: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.where(count > 0, score, l1(graph, None))

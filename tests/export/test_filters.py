@@ -7,6 +7,7 @@ from cnnkit import models
 from cnnkit.analysis import macs
 from cnnkit.errors import UsageError
 from export.graph import Graph
+from export.pipeline import PassData
 from export.pruning import filters
 from export.pruning import importance
 from tests.contracts.parts import perturb
@@ -41,6 +42,12 @@ def picture(model):
     return np.random.default_rng(2).normal(size=(2, *model.input_shape[1:])).astype("float32")
 
 
+def sample(model, n=40):
+    rng = np.random.default_rng(3)
+    x = rng.uniform(0, 255, (n, *model.input_shape[1:])).astype("float32")
+    return PassData(x, rng.integers(0, model.output_shape[1], n), lambda model: model)
+
+
 def test_the_table_of_criteria_is_the_options():
     assert filters.Config.__pydantic_fields__["criterion"].annotation.__args__ == tuple(CRITERIA)
 
@@ -51,7 +58,7 @@ def test_the_table_of_criteria_is_the_options():
 def test_target_is_met_and_the_model_is_as_it_was(make, scope, criterion):
     model = make()
     before = model.get_weights()
-    result = filters.apply(model, filters.Config(0.4, criterion, scope))
+    result = filters.apply(model, filters.Config(0.4, criterion, scope), sample(model))
     for old, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
     summary = result.summary
@@ -155,13 +162,82 @@ def test_criteria_by_hand():
     units = graph.groups[0].units
 
     def ranked(criterion):
-        return importance.units(graph, criterion)[units]
+        return importance.CRITERIA[criterion](graph, None)[units]
 
     np.testing.assert_allclose(ranked("l1"), np.array([6, 6, 5, 2]) / 4.75)
     norms = np.array([np.sqrt(18), np.sqrt(20), 5, np.sqrt(2)])
     np.testing.assert_allclose(ranked("l2"), norms / norms.mean())
     np.testing.assert_allclose(ranked("bn-gamma"), [0.5, 2, 1, 0.5])
     np.testing.assert_array_equal(ranked("random"), ranked("random"))
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("ending", [None, "softmax"])
+def test_taylor_by_hand(ending):
+    image = keras.Input((3, 3, 2))
+    x = layers.Conv2D(4, 1, activation="relu", name="conv")(image)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = perturb(keras.Model(image, layers.Dense(3, activation=ending, name="logits")(x)))
+    data = sample(model)
+    data.x[:] = data.x / 255 - 0.5
+    kernel, bias = model.get_layer("conv").get_weights()
+    a = np.maximum(data.x @ kernel[0, 0] + bias, 0)  # (n, 3, 3, 4)
+    head, shift = model.get_layer("logits").get_weights()
+    error = softmax(a.mean((1, 2)) @ head + shift) - np.eye(3)[data.y]
+    gradient = (error @ head.T / 9)[:, None, None, :]
+    want = np.abs((a * gradient).mean((1, 2))).sum(0)
+    graph = Graph(model)
+    got = importance.taylor(graph, data)[graph.groups[0].units]
+    np.testing.assert_allclose(got, want / np.linalg.norm(want), rtol=1e-4)
+
+
+def test_taylor_sees_linear_channels_where_they_are_made():
+    model = perturb(models.build("lenet5_caffe", (16, 16, 1), 4))
+    data = sample(model)
+    graph = Graph(model)
+    conv1 = next(group.units for group in graph.groups if group.layers == ("conv1",))
+    scores = importance.taylor(graph, data)[conv1]
+    assert np.linalg.norm(scores) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_apoz_by_hand():
+    model = two_layers(4)
+    kernel = np.zeros((3, 3, 2, 4), "float32")
+    model.get_layer("conv").set_weights([kernel, np.zeros(4, "float32")])
+    kernel[1, 1, 0] = [1, -1, 1, 1]
+    model.get_layer("conv").kernel.assign(kernel)
+    model.get_layer("bn").set_weights(np.array([[1] * 4, [0, 0, -1e6, 0], [0] * 4, [1] * 4]))
+    data = sample(model)
+    data.x[: len(data.x) // 4, ..., 0] *= -1
+    graph = Graph(model)
+    scores = importance.apoz(graph, data)[graph.groups[0].units]
+    np.testing.assert_allclose(scores, [0.75, 0.25, 0, 0.75], atol=0.01)
+
+
+def test_a_dead_channel_goes_first_by_every_criterion_that_looks_at_data():
+    model = resnet()
+    bn = model.get_layer("stage1_block1_1_bn")
+    bn.beta.assign(np.where(np.arange(16) == 5, -1e6, bn.beta))
+    for criterion in ("apoz", "taylor"):
+        kept = filters.apply(model, filters.Config(1 / 16, criterion), sample(model)).index_map
+        assert 5 not in kept["stage1_block1_1_conv"]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "data", "message"),
+    [
+        ("apoz", None, "looks at pictures, and there are none"),
+        ("taylor", PassData(None, None, lambda model: model), "looks at pictures"),
+        ("taylor", PassData(np.zeros((2, 16, 16, 1)), None, lambda model: model), "needs labels"),
+    ],
+)
+def test_missing_data_are_named(criterion, data, message):
+    with pytest.raises(UsageError, match=message):
+        filters.apply(lenet(), filters.Config(criterion=criterion), data)
 
 
 def test_layers_that_share_channels_count_the_same():
@@ -172,7 +248,7 @@ def test_layers_that_share_channels_count_the_same():
     model.get_layer("weak").set_weights([np.array([[[[1.0, 3.0]]]])])
     model.get_layer("strong").set_weights([np.array([[[[500.0, 300.0]]]])])
     graph = Graph(model)
-    scores = importance.units(graph, "l1")[graph.groups[0].units]
+    scores = importance.l1(graph, None)[graph.groups[0].units]
     np.testing.assert_allclose(scores, [(0.5 + 1.25) / 2, (1.5 + 0.75) / 2])
 
 

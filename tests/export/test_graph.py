@@ -286,7 +286,7 @@ class Standardized(layers.Conv2D):
         (Shuffle(name="odd"), "what Shuffle does to channels is not known"),
         (Standardized(8, 1, name="odd"), "what Standardized does to channels is not known"),
         (layers.Softmax(name="odd"), "it mixes channels"),
-        (layers.Conv2D(8, 1, activation="softmax", name="odd"), "its activation softmax mixes"),
+        (layers.Conv2D(8, 1, activation="softmax", name="odd"), "its activation softmax may mix"),
         (layers.Permute((1, 3, 2), name="odd"), "what Permute does"),
         (layers.BatchNormalization(axis=1, name="odd"), "other axes than the last"),
         (lambda x: ops.multiply(x, np.arange(8.0)), "what Multiply does"),
@@ -342,6 +342,18 @@ def test_settings_survive():
     assert not small.layers[1].trainable
     assert small.layers[4].dtype_policy.name == "mixed_bfloat16"
     assert type(small) is type(model)
+
+
+def unregistered(x):
+    return x
+
+
+def test_what_cannot_be_rebuilt_is_refused():
+    own = Graph(around(layers.Conv2D(8, 1, activation=unregistered)))
+    with pytest.raises(UsageError, match="Received Could not locate function 'unregistered'"):
+        own.rebuild([])
+    with pytest.raises(UsageError, match="Received Requested the deserialization of a `Lambda`"):
+        Graph(around(layers.Lambda(lambda x: x))).rebuild([])
 
 
 def test_errors():
