@@ -1,0 +1,282 @@
+"""`fit`: trains a classifier and leaves it with the weights of its best epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnkit import files
+from cnnkit import registry
+from cnnkit.errors import DivergedError
+from cnnkit.models.saving import save_model
+from cnnkit.training.pipeline import Batches
+from cnnkit.training.reporter import Reporter
+from cnnkit.types import Tensor
+
+if TYPE_CHECKING:
+    from cnnkit.data import Dataset
+
+METRICS = "metrics.csv"
+BEST = "checkpoints/best.keras"
+COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds")
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
+}
+SCHEDULES = {"cosine": 0.0, "constant": 1.0}  # the rate at the end, as a fraction of the highest
+# Layers that hand scores on without changing which is the largest.
+_TRANSPARENT = ("Identity", "Flatten", "Reshape", "Dropout")
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened.
+
+    Attributes:
+        rows: One for each epoch, with the keys `COLUMNS`.
+        best_epoch: The epoch whose weights the model has, counted from 1.
+    """
+
+    rows: list[dict[str, Any]]
+    best_epoch: int
+
+
+def fit(  # noqa: PLR0913
+    model: keras.Model,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    optimizer: str = "adamw",
+    schedule: str = "cosine",
+    warmup_epochs: int = 0,
+    weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
+    patience: int | None = None,
+    seed: int = 0,
+    deterministic: bool = False,
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
+) -> History:
+    """Trains `model` in place and leaves it with the weights of its best epoch.
+
+    Best is the highest accuracy on the validation split, then the lowest loss; without that
+    split, on the training split. The model is not compiled by this.
+
+    Args:
+        model: Functional classifier of raw pixels, ending in logits or probabilities.
+        dataset: Its splits `train` and `val` are used.
+        epochs: At most.
+        batch_size: Pictures a step.
+        lr: Learning rate at its highest.
+        optimizer: One of `OPTIMIZERS`. Decay is decoupled in all; `sgd` has Nesterov momentum 0.9.
+        schedule: One of `SCHEDULES`.
+        warmup_epochs: Epochs in which the rate rises from zero.
+        weight_decay: Fraction of each kernel taken away a step, times the rate.
+        label_smoothing: Part of each label that is spread over all classes, in [0, 1).
+        patience: Epochs without a better one after which training ends; None never ends it.
+        seed: Of the order of the pictures.
+        deterministic: Only operations that give the same bits each time, from now on.
+        folder: Where `metrics.csv` and `checkpoints/best.keras` are kept up to date.
+        reporter: Told about every epoch.
+
+    Raises:
+        DivergedError: If loss or weights become NaN or infinite. The model then has its last
+            good weights, and so has the checkpoint.
+        UsageError: If the optimizer or the schedule is unknown.
+    """
+    if deterministic:
+        _only_deterministic_operations()
+    classes = model.output_shape[-1]
+    train = Batches(*dataset.arrays("train"), classes, batch_size, seed)
+    val_x, val_y = dataset.arrays("val")
+    val = Batches(val_x, val_y, classes, 4 * batch_size) if len(val_y) else None
+    rates = learning_rates(lr, schedule, len(train) * epochs, len(train) * warmup_epochs)
+    trained, from_logits = _twin(model)
+    trained.compile(
+        optimizer=_optimizer(optimizer, rates, weight_decay),
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=from_logits, label_smoothing=label_smoothing
+        ),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=_jit(),
+    )
+    keeper = _Keeper(model, train, rates, patience or epochs, folder, reporter or Reporter())
+    trained.fit(
+        train,
+        validation_data=val,
+        epochs=epochs,
+        shuffle=False,  # `Batches` has its own order
+        verbose=0,
+        callbacks=[keeper],
+    )
+    model.set_weights(keeper.weights)
+    if keeper.diverged:
+        if folder:
+            save_model(model, folder / BEST)
+        raise DivergedError(
+            f"Training diverged in epoch {len(keeper.rows) + 1}",
+            received=keeper.diverged,
+            todo=f"use a lower learning rate, such as {lr / 10:g}, or look for bad pictures; "
+            f"the weights of {keeper.kept} are kept" + (f" in {folder / BEST}" if folder else ""),
+        )
+    return History(keeper.rows, keeper.best_epoch)
+
+
+def learning_rates(
+    lr: float, schedule: str, steps: int, warmup_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the rate of every step: a linear rise, then what `schedule` says.
+
+    Raises:
+        UsageError: If the schedule is unknown.
+    """
+    end = SCHEDULES[registry.known("schedule", schedule, SCHEDULES)]
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup_steps else lr,
+        decay_steps=max(1, steps - warmup_steps),
+        alpha=end,
+        warmup_target=lr if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+
+
+def outputs_probabilities(model: keras.Model) -> bool:
+    """Returns whether a functional model ends in a softmax."""
+    return _is_softmax(model.outputs[0])
+
+
+def _is_softmax(tensor: Tensor) -> bool:
+    operation, inputs = _origin(tensor)
+    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
+    if isinstance(operation, keras.Model):
+        return outputs_probabilities(operation)
+    if kind == "Softmax" or activation is keras.activations.softmax:
+        return True
+    if kind in _TRANSPARENT or (kind == "Activation" and activation is keras.activations.linear):
+        return _is_softmax(inputs[0])
+    return False
+
+
+def _origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:
+    """Returns the operation that made a symbolic tensor, and what it was made from."""
+    # Keras has no public name for this; `layer.input` is ambiguous for a layer called twice.
+    operation, node, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors
+
+
+def _twin(model: keras.Model) -> tuple[keras.Model, bool]:
+    """Returns a model with the same layers to compile and train, and if it ends in logits.
+
+    A softmax layer at the end is left out: its loss is exact only on logits.
+    """
+    operation, inputs = _origin(model.outputs[0])
+    if isinstance(operation, keras.layers.Softmax | keras.layers.Activation) and _is_softmax(
+        model.outputs[0]
+    ):
+        return keras.Model(model.inputs, inputs[0]), not _is_softmax(inputs[0])
+    return keras.Model(model.inputs, model.outputs[0]), not outputs_probabilities(model)
+
+
+def _optimizer(name: str, rates: Any, weight_decay: float) -> keras.optimizers.Optimizer:
+    make = OPTIMIZERS[registry.known("optimizer", name, OPTIMIZERS)]
+    optimizer = make(learning_rate=rates, weight_decay=weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return optimizer
+
+
+def _jit() -> str | bool:
+    # XLA halves the speed of small nets on a CPU with TensorFlow; the other backends need it.
+    slow = keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu")
+    return False if slow else "auto"
+
+
+def _only_deterministic_operations() -> None:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # Keras has no switch of its own for this.
+
+        tf.config.experimental.enable_op_determinism()
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Keeps rows and best weights, and stops training when it stalls or diverges."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        batches: Batches,
+        rates: keras.optimizers.schedules.LearningRateSchedule,
+        patience: int,
+        folder: Path | None,
+        reporter: Reporter,
+    ) -> None:
+        super().__init__()
+        self.net, self.batches, self.rates, self.patience = model, batches, rates, patience
+        self.folder, self.reporter = folder, reporter
+        self.rows: list[dict[str, Any]] = []
+        self.weights = model.get_weights()
+        self.rank = (-math.inf, -math.inf)
+        self.best_epoch = 0
+        self.diverged = ""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.batches.start(epoch)
+        self.begun = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._stop_unless_finite("the loss", logs["loss"])
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        weights = self.net.get_weights()
+        self._stop_unless_finite("the validation loss", logs.get("val_loss", 0.0))
+        self._stop_unless_finite("a weight", sum(float(np.sum(w)) for w in weights))
+        if self.diverged:
+            return
+        row = {
+            "epoch": epoch + 1,
+            **{key: float(logs[key]) for key in COLUMNS if key in logs},
+            "lr": float(self.rates(int(self.model.optimizer.iterations) - 1)),
+            "seconds": time.perf_counter() - self.begun,
+        }
+        self.rows.append(row)
+        accuracy, loss = (row.get(f"val_{key}", row[key]) for key in ("accuracy", "loss"))
+        if (accuracy, -loss) > self.rank:
+            self.rank, self.best_epoch, self.weights = (accuracy, -loss), epoch + 1, weights
+            if self.folder:
+                save_model(self.net, self.folder / BEST)
+        elif epoch + 1 - self.best_epoch >= self.patience:
+            self.model.stop_training = True
+        if self.folder:
+            files.write_text(self.folder / METRICS, _csv(self.rows))
+        self.reporter.epoch(row)
+
+    @property
+    def kept(self) -> str:
+        """Where the kept weights are from, in words."""
+        return f"epoch {self.best_epoch}" if self.best_epoch else "the start"
+
+    def _stop_unless_finite(self, what: str, value: float) -> None:
+        if not self.diverged and not math.isfinite(value):
+            self.diverged = f"{what} is {float(value)}"
+            self.model.stop_training = True
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+    return text.getvalue()

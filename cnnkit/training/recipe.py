@@ -1,0 +1,342 @@
+"""The recipe: every choice of a run, typed, from TOML, presets and `--set`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from typing import Any
+from typing import Literal
+from typing import TypeAlias
+
+import pydantic
+import tomli_w
+from pydantic import Field
+
+from cnnkit import models
+from cnnkit import registry
+from cnnkit.errors import UsageError
+
+_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
+
+
+def _bytes(value: Any) -> Any:
+    """Returns the bytes that a text such as "2MB" or "64KiB" means; None for "none"."""
+    if not isinstance(value, str):
+        return value
+    if value == "none":
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise ValueError('bytes, or a text such as "64KiB", "2MB" or "none"')
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def _model(name: str) -> str:
+    return registry.known("model", name, ["auto", *models.NAMES])
+
+
+# TOML has no null: what is None here is written as a word there.
+def _word(word: str) -> pydantic.PlainSerializer:
+    return pydantic.PlainSerializer(lambda value: word if value is None else value)
+
+
+_AUTO = (pydantic.BeforeValidator(lambda v: None if v == "auto" else v), _word("auto"))
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+ImageSize: TypeAlias = Annotated[
+    Annotated[list[Positive], Field(min_length=2, max_length=2)] | None, *_AUTO
+]
+Channels: TypeAlias = Annotated[Literal[1, 3] | None, *_AUTO]
+SizeBytes: TypeAlias = Annotated[Positive | None, pydantic.BeforeValidator(_bytes), _word("none")]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=True, frozen=True, validate_default=True
+    )
+
+
+class Data(_Section):
+    """Where the pictures are and how they become arrays.
+
+    Args:
+        path: A folder of class folders, a `.npz`, a folder of IDX files, or `digits`.
+        split: Fractions of train, val and test, unless the source brings its own splits.
+        on_bad_image: `skip` leaves unreadable pictures out; `fail` refuses the data.
+        image_size: Height and width in pixels; None chooses them from the data.
+        channels: 1 or 3; None chooses from the data.
+        resize: How a picture becomes `image_size`.
+    """
+
+    path: str = ""
+    split: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.7, 0.15, 0.15]
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    image_size: ImageSize = None
+    channels: Channels = None
+    resize: Literal["squash", "crop", "letterbox"] = "letterbox"
+
+
+class Model(_Section):
+    """Which network.
+
+    Args:
+        name: One of `cnnkit.models.NAMES`; `auto` chooses by the size of the pictures.
+        width: Multiplies its numbers of channels, positive.
+    """
+
+    name: Annotated[str, pydantic.AfterValidator(_model)] = "auto"
+    width: Rate = 1.0
+
+
+class Train(_Section):
+    """How it is trained.
+
+    Args:
+        epochs: Passes over the training split, at most.
+        batch_size: Pictures a step.
+        optimizer: `adam`, `adamw` or `sgd` with Nesterov momentum 0.9.
+        lr: Learning rate at its highest.
+        schedule: `cosine` falls to zero over the epochs; `constant` stays.
+        warmup_epochs: Epochs in which the rate rises from zero.
+        weight_decay: Fraction of each kernel taken away a step, times the rate.
+        seed: Of split, weights and order.
+        deterministic: Only operations that give the same bits each time: slower.
+    """
+
+    epochs: Positive = 30
+    batch_size: Positive = 32
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: Rate = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: Count = 1
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-2
+    seed: Count = 0
+    deterministic: bool = False
+
+
+class Loss(_Section):
+    """What is minimised.
+
+    Args:
+        name: Only `cross_entropy` so far.
+        label_smoothing: Part of each label that is spread over all classes, in [0, 1).
+    """
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Guard(_Section):
+    """When to stop.
+
+    Args:
+        patience: Epochs without a better one after which training ends.
+    """
+
+    patience: Positive = 15
+
+
+class Compress(_Section):
+    """How the trained network is made smaller.
+
+    Args:
+        passes: In order, each as `name:key=value,key=value`.
+        finetune_epochs: After each pass; 0 leaves it out.
+        finetune_lr: Learning rate of these epochs at its highest.
+    """
+
+    passes: list[str] = ["prune-filters:ratio=0.3"]
+    finetune_epochs: Count = 15
+    finetune_lr: Rate = 1e-3
+
+
+class Export(_Section):
+    """What is written, and what it must keep to.
+
+    Args:
+        formats: Names of formats; none means all.
+        calibration: Training pictures for the ranges of int8.
+        max_drop: Accuracy that a file may lose against the Keras model, a fraction.
+        max_size: Bytes that a file may have.
+    """
+
+    formats: list[str] = []
+    calibration: Positive = 200
+    max_drop: Fraction = 0.01
+    max_size: SizeBytes = None
+
+
+class Recipe(_Section):
+    """All sections. Equal recipes, data and versions give equal runs."""
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    loss: Loss = Loss()
+    guard: Guard = Guard()
+    compress: Compress = Compress()
+    export: Export = Export()
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "phone": {"export": {"formats": ["tflite", "tflite-fp16", "tflite-int8"]}},
+    "mcu": {
+        "model": {"width": 0.5},
+        "train": {"epochs": 60},
+        "compress": {"finetune_epochs": 30},
+        "export": {"formats": ["tflite-int8"], "max_size": "256KiB", "max_drop": 0.02},
+    },
+    "serving": {
+        "compress": {"passes": []},
+        "export": {"formats": ["savedmodel", "onnx", "onnx-int8"]},
+    },
+    "accuracy": {
+        "model": {"name": "resnet20"},
+        "train": {"epochs": 80},
+        "loss": {"label_smoothing": 0.1},
+        "guard": {"patience": 30},
+        "compress": {"passes": []},
+        "export": {"max_drop": 0.005},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe, and where each of its values is from.
+
+    Attributes:
+        recipe: The values.
+        origin: Dotted key -> "default", "preset NAME", "file" or "--set".
+    """
+
+    recipe: Recipe
+    origin: dict[str, str]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Resolved:
+        """Returns a recipe that was made in Python, its values being as good as `--set`."""
+        default = flat(to_dict(Recipe()))
+        values = flat(to_dict(recipe))
+        return cls(
+            recipe, {k: "default" if v == default[k] else "--set" for k, v in values.items()}
+        )
+
+
+def resolve(
+    path: str | Path | None = None,
+    preset: str | None = None,
+    sets: Iterable[str] = (),
+    **sections: Mapping[str, Any],
+) -> Resolved:
+    """Returns the recipe: defaults, then the preset, then the file, then `--set`.
+
+    Args:
+        path: A TOML file.
+        preset: One of `PRESETS`.
+        sets: Such as `train.epochs=3`; values are TOML, and text needs no quotes.
+        **sections: The same as tables, such as `train={"epochs": 3}`; they count as `--set`.
+
+    Raises:
+        UsageError: If a key is unknown, a value is wrong, or the file is no TOML.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if preset is not None:
+        name = registry.known("preset", preset, PRESETS)
+        layers.append((f"preset {name}", flat(PRESETS[name])))
+    if path is not None:
+        layers.append(("file", flat(_read(Path(path)))))
+    layers += [("--set", flat(sections)), ("--set", dict(map(_assignment, sets)))]
+
+    values = flat(to_dict(Recipe()))
+    origin = dict.fromkeys(values, "default")
+    for source, layer in layers:
+        for key, value in layer.items():
+            origin[registry.known("recipe key", key, values)] = source
+            values[key] = value
+    try:
+        return Resolved(Recipe.model_validate(_nested(values)), origin)
+    except pydantic.ValidationError as error:
+        raise _explained(error, origin) from None
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Returns the sections as plain tables."""
+    return recipe.model_dump(by_alias=True)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Returns the recipe as a file that `resolve` reads."""
+    return tomli_w.dumps(to_dict(recipe))
+
+
+def quoted(text: str) -> str:
+    """Returns `text` as a TOML string, for a value of `--set` that must stay text."""
+    return tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n")
+
+
+def flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns dotted key -> value."""
+    values = {}
+    for name, table in tables.items():
+        if isinstance(table, Mapping):
+            values.update({f"{name}.{key}": value for key, value in table.items()})
+        else:
+            values[name] = table
+    return values
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for dotted, value in values.items():
+        section, _, key = dotted.rpartition(".")
+        (tables.setdefault(section, {}) if section else tables)[key] = value
+    return tables
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError("Cannot read the recipe", where=path, received=error.strerror) from None
+    except ValueError as error:  # TOML, or not even text
+        raise UsageError("The recipe is not TOML", where=path, received=error) from None
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals:
+        raise UsageError("Not an assignment", where=text, expected="key=value")
+    return key.strip(), _value(raw.strip())
+
+
+def _value(raw: str) -> Any:
+    """Returns `raw` read as TOML where it is a number, truth, text or list, else as text."""
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    value = parsed.get("value")
+    plain = isinstance(value, str | int | float | list) and len(parsed) == 1
+    return value if plain else raw
+
+
+def _explained(error: pydantic.ValidationError, origin: Mapping[str, str]) -> UsageError:
+    first = error.errors()[0]
+    section, *rest = first["loc"]
+    key = ".".join(map(str, [section, *rest[:1]]))
+    message = re.sub("^(Value error, |Input should be |List should have )", "", first["msg"])
+    return UsageError(
+        "Wrong value in the recipe",
+        where=f"{key} (from {origin.get(key, 'file')})",
+        expected=message,
+        received=repr(first["input"]),
+    )

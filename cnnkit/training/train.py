@@ -1,0 +1,249 @@
+"""`train`: from labelled pictures to a run folder."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from cnnkit import data as sources
+from cnnkit import files
+from cnnkit import models
+from cnnkit.errors import UsageError
+from cnnkit.models.saving import load_model
+from cnnkit.models.saving import save_model
+from cnnkit.training.fit import BEST
+from cnnkit.training.fit import METRICS
+from cnnkit.training.fit import fit
+from cnnkit.training.recipe import Recipe
+from cnnkit.training.recipe import Resolved
+from cnnkit.training.recipe import flat
+from cnnkit.training.recipe import resolve
+from cnnkit.training.recipe import to_dict
+from cnnkit.training.recipe import to_toml
+from cnnkit.training.reporter import Reporter
+
+MODEL = "model.keras"
+MANIFEST = "data.manifest.json"
+CONFIG = "config.toml"
+PACKAGES = ("cnnkit", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: Where it is.
+        manifest: The pictures, and which split each is in.
+        recipe: The recipe, with everything chosen that it left open.
+    """
+
+    folder: Path
+    manifest: sources.Manifest
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Opens what `train` left.
+
+        Raises:
+            UsageError: If it is not a run folder.
+        """
+        folder = Path(folder)
+        missing = [name for name in (MANIFEST, CONFIG) if not (folder / name).is_file()]
+        if missing:
+            raise UsageError(
+                "Not a run folder",
+                where=folder,
+                expected=f"{MANIFEST} and {CONFIG} in it",
+                received=f"no {' and no '.join(missing)}",
+                todo="make one with `cnnkit train DATA --out FOLDER`",
+            )
+        return cls(
+            folder, sources.Manifest.load(folder / MANIFEST), resolve(folder / CONFIG).recipe
+        )
+
+    def dataset(self) -> sources.Dataset:
+        """Loads the pictures at the size of the model."""
+        return _load(self.manifest, self.recipe)
+
+    def model(self) -> keras.Model:
+        """Loads the finished model.
+
+        Raises:
+            UsageError: If training has not finished, or the file is damaged.
+        """
+        if not (self.folder / MODEL).is_file():
+            raise UsageError(
+                "Training has not finished in this run",
+                where=self.folder,
+                expected=MODEL,
+                todo=f"train again, or use its best weights so far: {self.folder / BEST}",
+            )
+        return load_model(self.folder / MODEL)
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The rows of `metrics.csv`; a missing value is left out."""
+        with (self.folder / METRICS).open(newline="", encoding="utf-8") as file:
+            return [
+                {key: int(v) if key == "epoch" else float(v) for key, v in row.items() if v}
+                for row in csv.DictReader(file)
+            ]
+
+
+def train(
+    data: str | Path | None = None,
+    recipe: Recipe | Resolved | None = None,
+    out: str | Path = "runs/train",
+    *,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Trains a network on labelled pictures and leaves a run folder at `out`.
+
+    The split is made before anything is computed; mean and deviation are of the training split.
+
+    Args:
+        data: Where the pictures are; None takes it from the recipe.
+        recipe: Every choice; None is the default recipe.
+        out: The run folder.
+        overwrite: Replaces a run that is there.
+        reporter: Told about every step.
+
+    Raises:
+        UsageError: If there is something at `out`, or the recipe does not fit the data.
+        DataError: If the data cannot be used.
+        DivergedError: If the loss became NaN; the last good weights are in `out`.
+    """
+    out, reporter = Path(out), reporter or Reporter()
+    resolved = recipe if isinstance(recipe, Resolved) else Resolved.of(recipe or Recipe())
+    if data is not None:
+        resolved = _with(resolved, "argument", data={"path": str(data)})
+    files.require_free(out, "environment.json", overwrite=overwrite)
+
+    recipe = resolved.recipe
+    reporter.step(f"checking {recipe.data.path}")
+    manifest = sources.check(
+        recipe.data.path,
+        split=recipe.data.split,
+        seed=recipe.train.seed,
+        on_bad_image=recipe.data.on_bad_image,
+    )
+    reporter.note(manifest.summary())
+    dataset = _load(manifest, recipe)
+    height, width, channels = dataset.image_shape
+    name = recipe.model.name
+    resolved = _with(
+        resolved,
+        "chosen from the data",
+        data={"image_size": [height, width], "channels": channels},
+        model={"name": choose(dataset.image_shape) if name == "auto" else name},
+    )
+    recipe = resolved.recipe
+    model = _build(recipe, dataset)
+
+    files.remove(out)
+    manifest.save(out / MANIFEST)
+    files.write_text(out / CONFIG, to_toml(recipe))
+    values = flat(to_dict(recipe))
+    origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
+    files.write_json(out / "config.resolved.json", origins)
+    files.write_json(out / "environment.json", environment(recipe.train.seed))
+    files.write_json(out / "classes.json", manifest.classes)
+    reporter.step(f"training {recipe.model.name} on {height}x{width}x{channels} pictures")
+    history = fit(
+        model,
+        dataset,
+        **recipe.train.model_dump(),
+        label_smoothing=recipe.loss.label_smoothing,
+        patience=recipe.guard.patience,
+        folder=out,
+        reporter=reporter,
+    )
+    save_model(model, out / MODEL)
+    reporter.note(f"the best of {len(history.rows)} epochs is {history.best_epoch}")
+    return Run(out, manifest, recipe)
+
+
+def choose(image_shape: tuple[int, int, int]) -> str:
+    """Returns the network that `auto` means for pictures of this shape."""
+    return "resnet8"
+
+
+def deployable(net: keras.Model, mean: list[float], scale: list[float]) -> keras.Model:
+    """Returns `net` as a flat model from raw pixels `image` to `probabilities`.
+
+    Computes `softmax(net((image - mean) / scale))`. The layers are copies.
+
+    Args:
+        net: Functional model from normalized pictures to logits.
+        mean: Of each channel, in 0-255.
+        scale: Standard deviation of each channel, positive.
+    """
+    copy = keras.models.clone_model(net)
+    copy.set_weights(net.get_weights())
+    image = keras.Input(net.input_shape[1:], name="image", dtype="float32")
+    x = keras.layers.Rescaling(
+        [1 / s for s in scale],
+        [-m / s for m, s in zip(mean, scale, strict=True)],
+        name="pixels",
+    )(image)
+    # `call`, not the model itself: the copied layers land in one flat graph, not in a nested one.
+    x = keras.layers.Softmax(name="probabilities", dtype="float32")(copy.call(x))
+    flattened = keras.Model(image, x, name=net.name)
+    # A last copy, whose layers have been called once: `layer.output` is then unambiguous.
+    model = keras.models.clone_model(flattened)
+    model.set_weights(flattened.get_weights())
+    return model
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Returns what else a run depends on: versions, machine, seed, command line."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "backend": keras.backend.backend(),
+        "devices": keras.distribution.list_devices(),
+        "seed": seed,
+        "command": sys.argv,
+    }
+
+
+def _with(resolved: Resolved, source: str, **sections: dict[str, Any]) -> Resolved:
+    """Returns the recipe with other values; `source` is the origin of those that differ."""
+    before, after = flat(to_dict(resolved.recipe)), flat(sections)
+    changed = [key for key, value in after.items() if before[key] != value]
+    recipe = resolved.recipe.model_copy(
+        update={
+            name: getattr(resolved.recipe, name).model_copy(update=values)
+            for name, values in sections.items()
+        }
+    )
+    return Resolved(recipe, {**resolved.origin, **dict.fromkeys(changed, source)})
+
+
+def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
+    size = recipe.data.image_size
+    return sources.load(
+        manifest,
+        image_size=(size[0], size[1]) if size else None,
+        channels=recipe.data.channels,
+        resize=recipe.data.resize,
+    )
+
+
+def _build(recipe: Recipe, dataset: sources.Dataset) -> keras.Model:
+    keras.utils.set_random_seed(recipe.train.seed)
+    net = models.build(
+        recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
+    )
+    return deployable(net, *dataset.statistics())
