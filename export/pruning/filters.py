@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from typing import Annotated
 from typing import Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Key in the summary -> what it counts.
 _COUNTED = {"channels": "channels", "params": "parameters", "macs": "MACs"}
+# Steps of the search for a target: the ratio is then known to 1/1024.
+_HALVINGS = 10
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,21 @@ class Config:
     """What to remove.
 
     Args:
-        ratio: Fraction of the channels that goes. The parameters of a convolution between two
-            pruned ones shrink by more: 1 - (1 - ratio)².
+        ratio: Fraction that goes.
+        of: What `ratio` is a fraction of. "channels": the parameters and MACs of a convolution
+            between two pruned ones then shrink by more, 1 - (1 - ratio)². "params" and "macs":
+            of the whole model; as few channels go as meet it.
         criterion: What makes a channel important, one of `importance.CRITERIA`.
         scope: "layer" takes `ratio` of every group of channels; "global" takes `ratio` of all
-            channels, the least important first, each group's importances divided by their mean.
+            that may go, the least important first, each group's importances divided by their mean.
         round_to: Widths become multiples of it, rounded up.
         min_width: No group gets narrower.
     """
 
     ratio: Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")] = 0.3
+    of: Annotated[
+        Literal["channels", "params", "macs"], Field(description="channels, params or macs")
+    ] = "channels"
     criterion: Annotated[
         Literal["l1", "l2", "bn-gamma", "apoz", "taylor", "random"],
         Field(description="l1, l2, bn-gamma, apoz, taylor or random"),
@@ -67,13 +75,16 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
 
     graph = Graph(model)
     score = importance.CRITERIA[config.criterion](graph, data)
-    ranked = [group.units[np.argsort(score[group.units], kind="stable")] for group in graph.groups]
-    removed = [
-        int(unit)
-        for units, wanted in zip(ranked, _wanted(graph, score, ranked, config), strict=True)
-        for unit in units[: _allowed(len(units), wanted, config)]
-    ]
-    return _result(graph, removed)
+    if config.of == "channels":
+        return _result(graph, _chosen(graph, score, config))
+    result = _result(graph, _enough(graph, score, config))
+    if (reached := result.summary[f"{config.of}_ratio"]) < config.ratio:
+        result.notes.append(
+            f"the target, {config.ratio:.1%} of the {_COUNTED[config.of]}, is out of reach: "
+            f"{reached:.1%} at most, with min_width={config.min_width} and "
+            f"round_to={config.round_to}"
+        )
+    return result
 
 
 def remove(model: keras.Model, channels: Mapping[str, Iterable[int]]) -> Result:
@@ -91,6 +102,38 @@ def remove(model: keras.Model, channels: Mapping[str, Iterable[int]]) -> Result:
     graph = Graph(model)
     units = [graph.units(path, numbers) for path, numbers in channels.items()]
     return _result(graph, sorted({int(unit) for chosen in units for unit in chosen}))
+
+
+def _chosen(graph: Graph, score: np.ndarray, config: Config) -> list[int]:
+    """Returns the units that go, the least important of each group."""
+    ranked = [group.units[np.argsort(score[group.units], kind="stable")] for group in graph.groups]
+    wanted = _wanted(graph, score, ranked, config)
+    return [
+        int(unit)
+        for units, count in zip(ranked, wanted, strict=True)
+        for unit in units[: _allowed(len(units), count, config)]
+    ]
+
+
+def _enough(graph: Graph, score: np.ndarray, config: Config) -> list[int]:
+    """Returns the fewest units without which the parameters or MACs meet the target."""
+    limit = (1 - config.ratio) * _count(graph.model, config.of)
+    low, high = 0.0, 1.0
+    best = _chosen(graph, score, replace(config, ratio=0.9999)) if config.ratio else []
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        units = _chosen(graph, score, replace(config, ratio=middle))
+        if _count(graph.rebuild(units), config.of) > limit:
+            low = middle
+        else:
+            high, best = middle, units
+    return best
+
+
+def _count(model: keras.Model, what: str) -> int:
+    from cnnkit.analysis import macs
+
+    return macs.total(model) if what == "macs" else macs.params(model)
 
 
 def _wanted(graph: Graph, score: np.ndarray, ranked: list[np.ndarray], config: Config) -> list[int]:
@@ -116,16 +159,14 @@ def _allowed(width: int, wanted: int, config: Config) -> int:
 
 
 def _result(graph: Graph, removed: list[int]) -> Result:
-    from cnnkit.analysis import macs
-
     model = graph.rebuild(removed)
     kept = graph.kept(removed)
     widths = {filters.path: len(filters.ids) for filters in graph.filters}
     lost = {path: widths[path] - len(numbers) for path, numbers in kept.items()}
     summary: dict[str, Any] = {
         **_change("channels", sum(widths.values()), sum(widths.values()) - sum(lost.values())),
-        **_change("params", graph.model.count_params(), model.count_params()),
-        **_change("macs", macs.total(graph.model), macs.total(model)),
+        **_change("params", _count(graph.model, "params"), _count(model, "params")),
+        **_change("macs", _count(graph.model, "macs"), _count(model, "macs")),
         "widths": {path: [widths[path], len(numbers)] for path, numbers in kept.items()},
     }
     notes = [

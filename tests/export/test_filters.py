@@ -58,7 +58,9 @@ def test_the_table_of_criteria_is_the_options():
 def test_target_is_met_and_the_model_is_as_it_was(make, scope, criterion):
     model = make()
     before = model.get_weights()
-    result = filters.apply(model, filters.Config(0.4, criterion, scope), sample(model))
+    result = filters.apply(
+        model, filters.Config(0.4, criterion=criterion, scope=scope), sample(model)
+    )
     for old, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
     summary = result.summary
@@ -123,6 +125,24 @@ def test_widths_are_rounded_up_and_never_below_the_least():
     assert width(ratio=0.5, min_width=40) == 30
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("of", ["params", "macs"])
+@pytest.mark.parametrize("make", [lenet, resnet])
+def test_a_target_is_met_and_not_by_much(make, of, scope):
+    summary = filters.apply(make(), filters.Config(0.6, of=of, scope=scope)).summary
+    assert 0.6 <= summary[f"{of}_ratio"] < 0.66
+
+
+def test_a_target_of_nothing_changes_nothing():
+    assert filters.apply(lenet(), filters.Config(0, of="macs")).index_map == {}
+
+
+def test_a_target_out_of_reach_gives_the_best():
+    result = filters.apply(lenet(), filters.Config(0.99, of="params", min_width=8))
+    assert result.notes[-1].startswith("the target, 99.0% of the parameters, is out of reach: 96")
+    assert result.model.get_layer("fc1").units == 8
+
+
 def test_global_scope_takes_more_where_less_is_lost():
     model = lenet()
     kernel = np.array(model.get_layer("fc1").kernel)
@@ -147,7 +167,7 @@ def test_global_scope_takes_equals_from_everywhere():
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.gamma.assign(np.ones(layer.gamma.shape))
-    result = filters.apply(model, filters.Config(0.5, "bn-gamma", "global"))
+    result = filters.apply(model, filters.Config(0.5, criterion="bn-gamma", scope="global"))
     assert all(after == before / 2 for before, after in result.summary["widths"].values())
 
 
@@ -223,7 +243,9 @@ def test_a_dead_channel_goes_first_by_every_criterion_that_looks_at_data():
     bn = model.get_layer("stage1_block1_1_bn")
     bn.beta.assign(np.where(np.arange(16) == 5, -1e6, bn.beta))
     for criterion in ("apoz", "taylor"):
-        kept = filters.apply(model, filters.Config(1 / 16, criterion), sample(model)).index_map
+        kept = filters.apply(
+            model, filters.Config(1 / 16, criterion=criterion), sample(model)
+        ).index_map
         assert 5 not in kept["stage1_block1_1_conv"]
 
 
