@@ -53,7 +53,8 @@ class Graph:
         mixing: By path of a normalization whose statistics run over channels, those channels.
 
     Raises:
-        UsageError: If the model has no layer graph.
+        UsageError: If the model has no layer graph, or its config cannot say how layers are
+            shared.
 
     Reference:
         Fang et al. 2023, "DepGraph: Towards Any Structural Pruning",
@@ -74,6 +75,12 @@ class Graph:
         self.outputs: list[tuple[str, Any, Ids]] = []
         channels = Channels()
         self._walk(model, channels)
+        if len({id(site.layer) for site in self.sites.values()}) < len(self.sites):
+            raise UsageError(
+                "A layer is shared between a nested model and the model around it",
+                where=model.name,
+                todo="call the nested model in both places, or build the layers flat",
+            )
         self.unit, self._free = channels.units()
         self.filters = [site.filters for site in self.sites.values() if site.filters]
         made = [self.unit[filters.ids] for filters in self.filters]

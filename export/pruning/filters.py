@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from cnnkit.errors import UsageError
 from export.pruning import importance
 from export.result import Result
 
@@ -44,6 +46,8 @@ class Config:
             that may go, the least important first, each group's importances divided by their mean.
         round_to: Widths become multiples of it, rounded up.
         min_width: No group gets narrower.
+        steps: The cut is made in so many equal parts, with recovery in between, after which the
+            importances are measured anew.
     """
 
     ratio: Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")] = 0.3
@@ -57,6 +61,7 @@ class Config:
     scope: Annotated[Literal["layer", "global"], Field(description="layer or global")] = "layer"
     round_to: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     min_width: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
+    steps: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
 
 
 def apply(model: keras.Model, config: Config, data: PassData | None = None) -> Result:
@@ -65,20 +70,34 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     Args:
         model: Functional or sequential model. It is not changed.
         config: What to remove.
-        data: Pictures for "apoz", and their labels for "taylor"; the others look at weights only.
+        data: Pictures for "apoz", with their labels for "taylor", and what recovers a model if
+            there are several steps; else it may be None.
 
     Raises:
         UsageError: If `model` has no layer graph or cannot be rebuilt from its config, or the
-            criterion lacks data.
+            criterion or the steps lack data.
     """
     from export.graph import Graph
 
-    graph = Graph(model)
-    score = importance.CRITERIA[config.criterion](graph, data)
-    if config.of == "channels":
-        return _result(graph, _chosen(graph, score, config))
-    result = _result(graph, _enough(graph, score, config))
-    if (reached := result.summary[f"{config.of}_ratio"]) < config.ratio:
+    if data is None and config.steps > 1:
+        raise UsageError("Pruning in several steps recovers in between, which needs data")
+    graph, small = Graph(model), model
+    choose = _chosen if config.of == "channels" else _enough
+    share = replace(config, ratio=1 - (1 - config.ratio) ** (1 / config.steps))
+    kept: dict[str, list[int]] = {}
+    disturbed: set[str] = set()
+    for step in range(config.steps):
+        if step and data is not None:
+            small = data.recover(small)
+        now = Graph(small) if step else graph
+        removed = choose(now, importance.CRITERIA[config.criterion](now, data), share)
+        small = now.rebuild(removed)
+        for path, numbers in now.kept(removed).items():
+            kept[path] = [kept[path][i] for i in numbers] if path in kept else numbers
+        disturbed.update(now.disturbed(removed))
+    result = _result(graph, small, kept, disturbed)
+    reached = result.summary[f"{config.of}_ratio"]
+    if config.of != "channels" and reached < config.ratio - 1e-6:
         result.notes.append(
             f"the target, {config.ratio:.1%} of the {_COUNTED[config.of]}, is out of reach: "
             f"{reached:.1%} at most, with min_width={config.min_width} and "
@@ -100,8 +119,9 @@ def remove(model: keras.Model, channels: Mapping[str, Iterable[int]]) -> Result:
     from export.graph import Graph
 
     graph = Graph(model)
-    units = [graph.units(path, numbers) for path, numbers in channels.items()]
-    return _result(graph, sorted({int(unit) for chosen in units for unit in chosen}))
+    chosen = [graph.units(path, numbers) for path, numbers in channels.items()]
+    units = {int(unit) for some in chosen for unit in some}
+    return _result(graph, graph.rebuild(units), graph.kept(units), graph.disturbed(units))
 
 
 def _chosen(graph: Graph, score: np.ndarray, config: Config) -> list[int]:
@@ -158,9 +178,9 @@ def _allowed(width: int, wanted: int, config: Config) -> int:
     return max(width - left, 0) if wanted else 0
 
 
-def _result(graph: Graph, removed: list[int]) -> Result:
-    model = graph.rebuild(removed)
-    kept = graph.kept(removed)
+def _result(
+    graph: Graph, model: keras.Model, kept: dict[str, list[int]], disturbed: Collection[str]
+) -> Result:
     widths = {filters.path: len(filters.ids) for filters in graph.filters}
     lost = {path: widths[path] - len(numbers) for path, numbers in kept.items()}
     summary: dict[str, Any] = {
@@ -176,10 +196,10 @@ def _result(graph: Graph, removed: list[int]) -> Result:
     ]
     if not graph.groups:
         notes.append("nothing could be pruned: every channel is protected")
-    if disturbed := graph.disturbed(removed):
+    if disturbed:
         notes.append(
-            f"{', '.join(disturbed)} normalize over channels that are now fewer: outputs change "
-            "even where the removed channels were zero, so fine-tune"
+            f"{', '.join(sorted(disturbed))} normalize over channels that are now fewer: outputs "
+            "change even where the removed channels were zero, so fine-tune"
         )
     return Result(
         model=model,

@@ -143,6 +143,34 @@ def test_a_target_out_of_reach_gives_the_best():
     assert result.model.get_layer("fc1").units == 8
 
 
+@pytest.mark.parametrize("of", ["channels", "macs"])
+def test_steps_recover_in_between(of):
+    model, seen = resnet(), []
+    data = sample(model)
+
+    def recover(model):
+        seen.append(model.get_layer("stem_conv").filters)
+        # As training would, it turns the order of importance round.
+        for layer in model.layers:
+            if isinstance(layer, layers.Conv2D):
+                layer.kernel.assign(1 / (np.asarray(layer.kernel) + 3))
+        return model
+
+    config = filters.Config(0.5, of=of, steps=3)
+    result = filters.apply(model, config, PassData(data.x, data.y, recover))
+    assert len(seen) == 2
+    assert 16 > seen[0] > seen[1] > result.model.get_layer("stem_conv").filters
+    assert result.summary[f"{of}_ratio"] == pytest.approx(0.5, abs=0.04)
+    bn = model.get_layer("stem_bn").gamma
+    kept = result.index_map["stem_conv"]
+    np.testing.assert_array_equal(result.model.get_layer("stem_bn").gamma, np.asarray(bn)[kept])
+
+
+def test_steps_without_data_are_refused():
+    with pytest.raises(UsageError, match="several steps recovers in between, which needs data"):
+        filters.apply(lenet(), filters.Config(steps=2))
+
+
 def test_global_scope_takes_more_where_less_is_lost():
     model = lenet()
     kernel = np.array(model.get_layer("fc1").kernel)

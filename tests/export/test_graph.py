@@ -365,6 +365,9 @@ def test_errors():
         Graph(Subclassed())
     with pytest.raises(UsageError, match="no layer graph"):
         Graph(keras.Sequential([layers.Dense(2)]))
+    inside = keras.Sequential([keras.Input((8, 8, 8)), layers.Conv2D(8, 1)])
+    with pytest.raises(UsageError, match="shared between a nested model and the model around it"):
+        Graph(around(lambda x: inside.layers[0](inside(x))))
     graph = Graph(models.build("lenet5", (12, 12, 1), 3))
     with pytest.raises(UsageError, match="must stay: logits"):
         graph.units("logits", [0])
