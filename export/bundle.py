@@ -178,20 +178,25 @@ def write(
         model: A Keras classifier of pictures, its file, or a run folder.
         jobs: Names of formats. Those that need calibration need data.
         data: Labelled pictures, or where they are; a run folder knows its own.
-        out: The bundle's folder; what stood there is replaced.
+        out: The bundle's folder; a bundle that stood there is replaced.
         rows: Ledger rows of the compression; a run folder knows its own.
         extra: Writes more files, such as a report, and adds to the manifest.
         reporter: Told about every step.
 
     Raises:
-        UsageError: If a format is unknown, or needs data that are not there.
+        UsageError: If a format is unknown, or needs data that are not there, or something else
+            than a bundle stands at `out`.
         CnnkitError: If `out` cannot be written.
     """
     from cnnkit.models.saving import save_model
     from cnnkit.training.recipe import to_toml
+    from cnnkit.training.reporter import Reporter
     from export.subject import Subject
     from export.subject import open_subject
 
+    formats.select(jobs)  # refuses an unknown one before the work
+    files.require_free(Path(out), Bundle.MANIFEST, overwrite=True)
+    reporter = reporter or Reporter()
     subject = model if isinstance(model, Subject) else open_subject(model, data)
     options, model, dataset = subject.recipe.export, subject.model, subject.dataset
     calibration = None
@@ -208,15 +213,15 @@ def write(
         for done in conversions:
             row = formats.get(done.format)
             if done.error:
-                verdicts.append(Judged(row.name, str(row.path(subject.name)), reason=done.error))
-                continue
-            if reporter:
+                verdict = Judged(row.name, str(row.path(subject.name)), reason=done.error)
+            else:
                 reporter.step(f"verifying {row.name}")
-            verdicts.append(judge(row, folder, subject.name, pictures, gates))
-            if not verdicts[-1].ok:
+                verdict = judge(row, folder, subject.name, pictures, gates)
+            verdicts.append(verdict)
+            if not verdict.ok:
                 files.remove(done.path)
-                if reporter:
-                    reporter.warn(f"{row.name} is refused: {verdicts[-1].reason}")
+                reporter.warn(f"{row.name} is refused: {verdict.reason}")
+        _remove_empty_folders(folder)
         accepted = [verdict.format for verdict in verdicts if verdict.ok]
         golden = _write_golden(folder, subject, accepted)
         if "savedmodel" in accepted:
@@ -253,6 +258,12 @@ def write(
         manifest["files"] = sha256_of(folder)
         files.write_json(folder / Bundle.MANIFEST, manifest)
     return Bundle.open(Path(out))
+
+
+def _remove_empty_folders(root: Path) -> None:
+    for path in sorted(root.rglob("*"), reverse=True):  # what is inside comes first
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def versions() -> dict[str, str]:

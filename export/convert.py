@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 900.0
 _DETAIL_LINES = 30
+_LOG = "log.txt"
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -114,10 +116,12 @@ def _attempt(
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "KERAS_BACKEND": "tensorflow",
+        "TMPDIR": str(job.parent),  # so that what a killed child leaves there goes too
     }
-    log = job.with_name("log.txt")
+    log = job.with_name(_LOG)
+    log.write_bytes(b"")
     with (
-        log.open("wb") as stderr,
+        log.open("ab") as stderr,  # at the end, since the child empties it
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True
         ) as child,
@@ -126,14 +130,18 @@ def _attempt(
             for name, place in tasks:
                 if reporter:
                     reporter.step(f"exporting {name}")
+                begun = time.monotonic()
                 late = threading.Timer(timeout_s, child.kill)
+                late.daemon = True  # an interrupted program does not wait for it
                 late.start()
                 line = child.stdout.readline() if child.stdout else ""
                 late.cancel()
                 told = json.loads(line) if line.endswith("\n") else None
                 if told is None:  # it died
                     _clean(Path(place))
-                    told = _epitaph(child.wait(), log, timeout_s)
+                    told = _epitaph(child.wait(), log.read_text(errors="replace"))
+                    if time.monotonic() - begun > timeout_s:
+                        told["error"] = f"The conversion was not done within {timeout_s:g} s."
                 if told.pop("fatal", False):
                     raise CnnkitError(told["error"])
                 told["notes"] = tuple(told.get("notes", ()))
@@ -152,13 +160,18 @@ def _clean(place: Path) -> None:
         files.remove(partial)
 
 
-def _epitaph(code: int, log: Path, timeout_s: float) -> dict[str, Any]:
-    text = log.read_text(errors="replace")
-    detail = "\n".join(text.splitlines()[-_DETAIL_LINES:])
-    if found := cookbook.explain(text):
-        return {"error": str(found), "detail": detail}
-    how = f"signal {-code} (killed, or out of time after {timeout_s:g} s)" if code < 0 else code
-    return {"error": f"The converter's process ended with {how}.", "detail": detail}
+def _epitaph(code: int, log: str) -> dict[str, Any]:
+    """Returns why a child died, from its exit code and what it last wrote."""
+    detail = "\n".join(log.splitlines()[-_DETAIL_LINES:])
+    if code == -signal.SIGKILL:  # nothing that it wrote is the reason
+        error = "The converter's process was killed, most often for want of memory."
+    elif found := cookbook.explain(log):
+        error = str(found)
+    else:
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        last = (detail.splitlines() or ["without a word"])[-1]
+        error = f"The converter's process ended with {how}: {last}"
+    return {"error": error, "detail": detail}
 
 
 def _work(job: Path) -> None:
@@ -169,12 +182,17 @@ def _work(job: Path) -> None:
     from cnnkit.models.saving import load_model
 
     todo = json.loads(job.read_text(encoding="utf-8"))
-    model = load_model(job.with_name("model.keras"))
+    try:
+        model = load_model(job.with_name("model.keras"))
+    except CnnkitError as error:  # such as a layer that only the parent knows
+        channel.write(json.dumps({"error": str(error), "fatal": True}) + "\n")
+        return
     samples = job.with_name("calibration.npy")
     calibration = np.load(samples, allow_pickle=False) if samples.exists() else None
     for name, place in todo["tasks"]:
         row, path, start = formats.get(name), Path(place), time.perf_counter()
         told: dict[str, Any]
+        os.truncate(job.with_name(_LOG), 0)  # what was logged of others explains nothing
         try:
             module = row.load()
             module.write(

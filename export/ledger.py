@@ -76,7 +76,9 @@ def sizes(path: Path) -> tuple[int, int]:
     """Returns the bytes of a file or folder, plain and compressed with deflate."""
     inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(
+        packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9, strict_timestamps=False
+    ) as archive:
         for file in inside:
             archive.write(file, file.relative_to(path.parent))
     return sum(file.stat().st_size for file in inside), len(packed.getvalue())

@@ -12,6 +12,8 @@ from cnnkit.errors import UsageError
 from export import formats
 
 RESIZE = "letterbox"
+# By how much probabilities of a quantized output may miss the sum 1.
+_ROUNDING = 0.05
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,33 @@ def open_model(path: str | Path) -> Runnable:
             expected="(height, width, 1 or 3)",
             received=shape,
         )
-    notes = () if described else (f"not a file of cnnkit: raw pixels and {RESIZE} are assumed",)
-    labels, resize = (described.labels, described.resize) if described else (None, None)
-    return Runnable(path, kind, shape, labels, resize or RESIZE, predict, notes)
+    if described:
+        labels, resize = described.labels, described.resize or RESIZE
+        return Runnable(path, kind, shape, labels, resize, predict)
+    notes = [f"not a file of cnnkit: raw pixels and {RESIZE} are assumed"]
+    probe = predict(np.zeros((1, *shape), np.float32))
+    if probe.ndim != 2 or probe.shape[1] < 2:
+        raise UsageError(
+            "The model's output is not one score for each class",
+            where=path,
+            expected="(batch, classes) with at least 2 classes",
+            received=probe.shape,
+        )
+    if probe.min() < 0 or abs(probe.sum() - 1) > _ROUNDING:
+        notes.append("the model ends in logits: a softmax is added")
+        scores = predict
+        predict = lambda x: _softmax(scores(x))  # noqa: E731
+    return Runnable(path, kind, shape, None, RESIZE, predict, tuple(notes))
 
 
 def predict_keras(model: object, x: np.ndarray) -> np.ndarray:
     """Returns the outputs of a Keras model for raw pixels of any type."""
     return np.asarray(model.predict(np.asarray(x, np.float32), verbose=0), np.float32)  # type: ignore[attr-defined]
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
 
 
 def _open_keras(file: Path, place: Path) -> Runnable:

@@ -13,6 +13,7 @@ from export.runtime import Runnable
 from export.runtime import open_model
 from export.runtime import predict_keras
 from export.wrap import as_classifier
+from export.wrap import check
 
 if TYPE_CHECKING:
     import keras
@@ -106,7 +107,8 @@ def open_judge(source: str | Path, data: str | Path | None = None) -> tuple[Runn
     from export.bundle import Bundle
 
     path = Path(source)
-    if path.suffix == ".keras" or (path.is_dir() and not (path / "saved_model.pb").is_file()):
+    served = any((path / place / "saved_model.pb").is_file() for place in (".", "1"))
+    if path.suffix == ".keras" or (path.is_dir() and not served):
         subject = open_subject(path, data)
         model, dataset = subject.model, subject.dataset
         runnable = Runnable(
@@ -120,8 +122,9 @@ def open_judge(source: str | Path, data: str | Path | None = None) -> tuple[Runn
         )
     else:
         runnable = open_model(path)
-        around = [folder for folder in path.resolve().parents if (folder / Bundle.DATA).is_file()]
-        manifest = Bundle.open(around[0]).data_manifest() if around else None
+        above = path.resolve().parents
+        around = next((f for f in above if (f / Bundle.MANIFEST).is_file()), None)
+        manifest = Bundle.open(around).data_manifest() if around else None
         dataset = load_dataset(data, runnable.input_shape, runnable.resize, manifest)
     if dataset is None:
         raise UsageError("No data to judge it on", where=path, todo=f"`cnnkit eval {path} DATA`")
@@ -175,8 +178,7 @@ def _wrapped(
     manifest: Manifest | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Subject:
-    if len(model.inputs) != 1 or len(model.input_shape) != 4:
-        as_classifier(model)  # says what is wrong
+    check(model)
     dataset = load_dataset(data, model.input_shape[1:], recipe.data.resize, manifest, recipe)
     if dataset is not None:
         require_classes(labels, dataset, data)

@@ -145,8 +145,9 @@ def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates
         predict = module.predictor(path)
         got = predict(pictures.x)
         latency = ledger.latency_ms(predict, pictures.x[0]) if module.QUICK else None
-    except CnnkitError as error:
-        return Judged(row.name, str(place), reason=str(error))
+    except Exception as error:  # whatever the runtime says of a file that it cannot run
+        reason = str(error) if isinstance(error, CnnkitError) else repr(error).splitlines()[0]
+        return Judged(row.name, str(place), reason=reason)
     if got.shape != pictures.want.shape:
         reason = f"outputs of shape {got.shape}, the Keras model's are {pictures.want.shape}"
         return Judged(row.name, str(place), reason=reason)
@@ -215,7 +216,8 @@ def verify(
         bundle = Bundle.open(Path(bundle))
     reporter.step("checking the hashes")
     broken = bundle.broken_files()
-    if broken.get(bundle.KERAS) or not bundle.artifacts:
+    needed = (bundle.KERAS, "golden") if data is None else (bundle.KERAS, bundle.DATA)
+    if any(file.startswith(needed) for file in broken) or not bundle.artifacts:
         return Verdict([], broken or {bundle.KERAS: "there is no artifact to verify"}, "nothing")
     if data is None:
         pictures, source = bundle.golden_pictures(), "the bundle's golden pictures"

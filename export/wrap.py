@@ -39,7 +39,9 @@ def as_classifier(
 
     from cnnkit.training.fit import outputs_probabilities
 
-    _check(model, dataset)
+    check(model)
+    if dataset is not None:
+        _require_fit(model, dataset)
     if pixel_range is not None and pixel_range not in PIXEL_RANGES:
         raise UsageError(
             "Unknown pixel range", expected=" or ".join(PIXEL_RANGES), received=pixel_range
@@ -75,14 +77,26 @@ def _free(model: keras.Model, name: str) -> str:
 
 
 def _is_ours(model: keras.Model) -> bool:
+    import keras
+
+    from cnnkit.training.fit import outputs_probabilities
+
+    last = model.layers[-1]
     return (
         model.inputs[0].name == "image"
-        and model.layers[-1].name == "probabilities"
+        and isinstance(last, keras.layers.Softmax | keras.layers.Activation)
+        and last.name.startswith("probabilities")
+        and outputs_probabilities(model)
         and model.outputs[0].dtype == model.inputs[0].dtype == "float32"
     )
 
 
-def _check(model: keras.Model, dataset: Dataset | None) -> None:
+def check(model: keras.Model) -> None:
+    """Makes sure that `model` is a classifier of pictures whose layers can be followed.
+
+    Raises:
+        UsageError: If it is not.
+    """
     import keras
 
     if not isinstance(model, keras.Sequential | keras.Function) or not model.built:
@@ -113,8 +127,10 @@ def _check(model: keras.Model, dataset: Dataset | None) -> None:
             expected="(classes,) with at least 2 classes",
             received=outputs,
         )
-    if dataset is None:
-        return
+
+
+def _require_fit(model: keras.Model, dataset: Dataset) -> None:
+    shape, outputs = model.input_shape[1:], model.output_shape[1:]
     if outputs[0] != len(dataset.classes):
         raise UsageError(
             "The model and the data have different numbers of classes",
