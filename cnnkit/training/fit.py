@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +10,13 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
-import numpy as np
 
-from cnnkit import files
 from cnnkit import registry
 from cnnkit.errors import DivergedError
 from cnnkit.models.saving import save_model
+from cnnkit.training.keeper import BEST
+from cnnkit.training.keeper import METRICS as METRICS
+from cnnkit.training.keeper import Keeper
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.reporter import Reporter
 from cnnkit.types import Tensor
@@ -26,9 +24,6 @@ from cnnkit.types import Tensor
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
 
-METRICS = "metrics.csv"
-BEST = "checkpoints/best.keras"
-COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
@@ -44,7 +39,7 @@ class History:
     """What happened.
 
     Attributes:
-        rows: One for each epoch, with the keys `COLUMNS`.
+        rows: One for each epoch: the columns of `metrics.csv`.
         best_epoch: The epoch whose weights the model has, counted from 1.
     """
 
@@ -113,7 +108,7 @@ def fit(  # noqa: PLR0913
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=_jit(),
     )
-    keeper = _Keeper(model, train, rates, patience or epochs, folder, reporter or Reporter())
+    keeper = Keeper(model, train, rates, patience or epochs, folder, reporter or Reporter())
     trained.fit(
         train,
         validation_data=val,
@@ -151,6 +146,43 @@ def learning_rates(
         warmup_target=lr if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
+
+
+def deployable(
+    net: keras.Model, mean: Sequence[float], scale: Sequence[float], classes: int
+) -> keras.Model:
+    """Returns `net` as a flat model from raw pixels `image` to `probabilities`.
+
+    Computes `softmax(net((image - mean) / scale))`. The layers are copies.
+
+    Args:
+        net: Functional model from normalized pictures to logits.
+        mean: Of each channel, in 0-255.
+        scale: Standard deviation of each channel, positive.
+        classes: Number of outputs that it must have.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if net.output_shape[1:] != (classes,):
+        raise ValueError(
+            f"`net` must have {classes} outputs. Received: output_shape={net.output_shape}"
+        )
+    copy = keras.models.clone_model(net)
+    copy.set_weights(net.get_weights())
+    image = keras.Input(net.input_shape[1:], name="image", dtype="float32")
+    x = keras.layers.Rescaling(
+        [1 / s for s in scale],
+        [-m / s for m, s in zip(mean, scale, strict=True)],
+        name="pixels",
+    )(image)
+    # `call`, not the model itself: the copied layers land in one flat graph, not in a nested one.
+    x = keras.layers.Softmax(name="probabilities", dtype="float32")(copy.call(x))
+    flattened = keras.Model(image, x, name=net.name)
+    # A last copy, whose layers have been called once: `layer.output` is then unambiguous.
+    model = keras.models.clone_model(flattened)
+    model.set_weights(flattened.get_weights())
+    return model
 
 
 def outputs_probabilities(model: keras.Model) -> bool:
@@ -208,75 +240,3 @@ def _only_deterministic_operations() -> None:
         import tensorflow as tf  # Keras has no switch of its own for this.
 
         tf.config.experimental.enable_op_determinism()
-
-
-class _Keeper(keras.callbacks.Callback):
-    """Keeps rows and best weights, and stops training when it stalls or diverges."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        batches: Batches,
-        rates: keras.optimizers.schedules.LearningRateSchedule,
-        patience: int,
-        folder: Path | None,
-        reporter: Reporter,
-    ) -> None:
-        super().__init__()
-        self.net, self.batches, self.rates, self.patience = model, batches, rates, patience
-        self.folder, self.reporter = folder, reporter
-        self.rows: list[dict[str, Any]] = []
-        self.weights = model.get_weights()
-        self.rank = (-math.inf, -math.inf)
-        self.best_epoch = 0
-        self.diverged = ""
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.batches.start(epoch)
-        self.begun = time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._stop_unless_finite("the loss", logs["loss"])
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        weights = self.net.get_weights()
-        self._stop_unless_finite("the validation loss", logs.get("val_loss", 0.0))
-        self._stop_unless_finite("a weight", sum(float(np.sum(w)) for w in weights))
-        if self.diverged:
-            return
-        row = {
-            "epoch": epoch + 1,
-            **{key: float(logs[key]) for key in COLUMNS if key in logs},
-            "lr": float(self.rates(int(self.model.optimizer.iterations) - 1)),
-            "seconds": time.perf_counter() - self.begun,
-        }
-        self.rows.append(row)
-        accuracy, loss = (row.get(f"val_{key}", row[key]) for key in ("accuracy", "loss"))
-        if (accuracy, -loss) > self.rank:
-            self.rank, self.best_epoch, self.weights = (accuracy, -loss), epoch + 1, weights
-            if self.folder:
-                save_model(self.net, self.folder / BEST)
-        elif epoch + 1 - self.best_epoch >= self.patience:
-            self.model.stop_training = True
-        if self.folder:
-            files.write_text(self.folder / METRICS, _csv(self.rows))
-        self.reporter.epoch(row)
-
-    @property
-    def kept(self) -> str:
-        """Where the kept weights are from, in words."""
-        return f"epoch {self.best_epoch}" if self.best_epoch else "the start"
-
-    def _stop_unless_finite(self, what: str, value: float) -> None:
-        if not self.diverged and not math.isfinite(value):
-            self.diverged = f"{what} is {float(value)}"
-            self.model.stop_training = True
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-    return text.getvalue()

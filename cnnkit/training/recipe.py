@@ -113,7 +113,7 @@ class Train(_Section):
     epochs: Positive = 30
     batch_size: Positive = 32
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: Rate = 2e-3
+    lr: Rate = 3e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: Count = 1
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-2
@@ -276,11 +276,6 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def to_toml(recipe: Recipe) -> str:
     """Returns the recipe as a file that `resolve` reads."""
     return tomli_w.dumps(to_dict(recipe))
-
-
-def quoted(text: str) -> str:
-    """Returns `text` as a TOML string, for a value of `--set` that must stay text."""
-    return tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n")
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from cnnkit import models
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
-from cnnkit.training.fit import BEST
-from cnnkit.training.fit import METRICS
+from cnnkit.training.fit import deployable
 from cnnkit.training.fit import fit
+from cnnkit.training.keeper import BEST
+from cnnkit.training.keeper import METRICS
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
 from cnnkit.training.recipe import flat
@@ -32,6 +33,7 @@ from cnnkit.training.reporter import Reporter
 MODEL = "model.keras"
 MANIFEST = "data.manifest.json"
 CONFIG = "config.toml"
+ENVIRONMENT = "environment.json"
 PACKAGES = ("cnnkit", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
 
@@ -91,7 +93,9 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, float]]:
-        """The rows of `metrics.csv`; a missing value is left out."""
+        """The rows of `metrics.csv` without missing values; none if there was no training."""
+        if not (self.folder / METRICS).is_file():
+            return []
         with (self.folder / METRICS).open(newline="", encoding="utf-8") as file:
             return [
                 {key: int(v) if key == "epoch" else float(v) for key, v in row.items() if v}
@@ -127,7 +131,9 @@ def train(
     resolved = recipe if isinstance(recipe, Resolved) else Resolved.of(recipe or Recipe())
     if data is not None:
         resolved = _with(resolved, "argument", data={"path": str(data)})
-    files.require_free(out, "environment.json", overwrite=overwrite)
+    if not resolved.recipe.data.path:
+        raise UsageError("No data given", expected="`data`, or data.path in the recipe")
+    files.require_free(out, ENVIRONMENT, overwrite=overwrite)
 
     recipe = resolved.recipe
     reporter.step(f"checking {recipe.data.path}")
@@ -151,12 +157,12 @@ def train(
     model = _build(recipe, dataset)
 
     files.remove(out)
+    files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
     manifest.save(out / MANIFEST)
     files.write_text(out / CONFIG, to_toml(recipe))
     values = flat(to_dict(recipe))
     origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
     files.write_json(out / "config.resolved.json", origins)
-    files.write_json(out / "environment.json", environment(recipe.train.seed))
     files.write_json(out / "classes.json", manifest.classes)
     reporter.step(f"training {recipe.model.name} on {height}x{width}x{channels} pictures")
     history = fit(
@@ -174,35 +180,17 @@ def train(
 
 
 def choose(image_shape: tuple[int, int, int]) -> str:
-    """Returns the network that `auto` means for pictures of this shape."""
-    return "resnet8"
+    """Returns the network that `auto` means for pictures of this shape.
 
-
-def deployable(net: keras.Model, mean: list[float], scale: list[float]) -> keras.Model:
-    """Returns `net` as a flat model from raw pixels `image` to `probabilities`.
-
-    Computes `softmax(net((image - mean) / scale))`. The layers are copies.
-
-    Args:
-        net: Functional model from normalized pictures to logits.
-        mean: Of each channel, in 0-255.
-        scale: Standard deviation of each channel, positive.
+    LeNet-5 was made for grey characters of 28 to 32 pixels: on MNIST it trains ten times as
+    fast as ResNet-8. Everything else gets ResNet-8.
     """
-    copy = keras.models.clone_model(net)
-    copy.set_weights(net.get_weights())
-    image = keras.Input(net.input_shape[1:], name="image", dtype="float32")
-    x = keras.layers.Rescaling(
-        [1 / s for s in scale],
-        [-m / s for m, s in zip(mean, scale, strict=True)],
-        name="pixels",
-    )(image)
-    # `call`, not the model itself: the copied layers land in one flat graph, not in a nested one.
-    x = keras.layers.Softmax(name="probabilities", dtype="float32")(copy.call(x))
-    flattened = keras.Model(image, x, name=net.name)
-    # A last copy, whose layers have been called once: `layer.output` is then unambiguous.
-    model = keras.models.clone_model(flattened)
-    model.set_weights(flattened.get_weights())
-    return model
+    height, width, channels = image_shape
+    return (
+        "lenet5"
+        if channels == 1 and 28 <= min(height, width) <= max(height, width) <= 32
+        else "resnet8"
+    )
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -243,7 +231,6 @@ def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
 
 def _build(recipe: Recipe, dataset: sources.Dataset) -> keras.Model:
     keras.utils.set_random_seed(recipe.train.seed)
-    net = models.build(
-        recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
-    )
-    return deployable(net, *dataset.statistics())
+    classes = len(dataset.classes)
+    net = models.build(recipe.model.name, dataset.image_shape, classes, width=recipe.model.width)
+    return deployable(net, *dataset.statistics(), classes)

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+
+from cnnkit.data import DIGITS
+from cnnkit.errors import DivergedError
+from cnnkit.errors import UsageError
+from cnnkit.training import Run
+from cnnkit.training import resolve
+from cnnkit.training.train import choose
+from cnnkit.training.train import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    recipe = resolve(sets=["train.epochs=2", "model.width=0.25"])
+    return train(DIGITS, recipe, tmp_path_factory.mktemp("runs") / "digits")
+
+
+def test_run_folder_is_complete_and_opens_again(run):
+    assert {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*")} == {
+        *("checkpoints", "checkpoints/best.keras", "classes.json", "config.resolved.json"),
+        *("config.toml", "data.manifest.json", "environment.json", "metrics.csv", "model.keras"),
+    }
+    again = Run.open(run.folder)
+    assert (again.recipe, again.manifest) == (run.recipe, run.manifest)
+    assert [row["epoch"] for row in again.metrics] == [1, 2]
+    assert json.loads((run.folder / "classes.json").read_text()) == [str(k) for k in range(10)]
+    model, dataset = again.model(), again.dataset()
+    x, y = dataset.arrays("val")
+    p = model.predict(x.astype("float32"), verbose=0)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    best = max(row["val_accuracy"] for row in again.metrics)
+    assert np.mean(p.argmax(1) == y) == pytest.approx(best, abs=1e-5)
+
+
+def test_choices_and_their_origin_are_written(run):
+    found = json.loads((run.folder / "config.resolved.json").read_text())
+    assert found["model.name"] == {"value": "resnet8", "from": "chosen from the data"}
+    assert found["data.image_size"] == {"value": [8, 8], "from": "chosen from the data"}
+    assert found["train.epochs"] == {"value": 2, "from": "--set"}
+    assert found["train.batch_size"]["from"] == "default"
+    assert found["data.path"] == {"value": "digits", "from": "argument"}
+
+
+def test_pixels_are_normalized_by_the_training_split_alone(run):
+    x, _ = run.dataset().arrays("train")
+    layer = run.model().get_layer("pixels")
+    np.testing.assert_allclose(np.ravel(layer.scale), 1 / x.std(), rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(layer.offset), -x.mean() / x.std(), rtol=1e-6)
+
+
+def test_nothing_is_overwritten_unasked(run, tmp_path):
+    with pytest.raises(UsageError, match="--overwrite"):
+        train(DIGITS, out=run.folder)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="something already"):
+        train(DIGITS, out=tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").is_file()
+    with pytest.raises(UsageError, match="No data given"):
+        train(out=tmp_path / "new")
+
+
+def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
+    recipe = resolve(sets=["train.epochs=1", "model.name=lenet300", "model.width=0.1"])
+    old = train(DIGITS, recipe, tmp_path / "run")
+    (old.folder / "report.html").write_text("old")
+    new = train(DIGITS, recipe, tmp_path / "run", overwrite=True)
+    assert not (new.folder / "report.html").exists()
+    for a, b in zip(old.model().get_weights(), new.model().get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)  # equal recipes give equal runs
+
+
+def test_a_diverged_run_has_weights_but_no_model(tmp_path):
+    sets = ["train.lr=1e30", "train.optimizer=sgd", "model.name=lenet300", "model.width=0.1"]
+    with pytest.raises(DivergedError):
+        train(DIGITS, resolve(sets=sets), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert (run.folder / "checkpoints/best.keras").is_file()
+    with pytest.raises(UsageError, match=r"not finished.*best\.keras"):
+        run.model()
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"Not a run folder: .*no data\.manifest\.json"):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        ((8, 8, 1), "resnet8"),
+        ((28, 28, 1), "lenet5"),
+        ((32, 32, 1), "lenet5"),
+        ((32, 32, 3), "resnet8"),
+        ((96, 28, 1), "resnet8"),
+    ],
+)
+def test_auto_chooses_by_shape(shape, name):
+    assert choose(shape) == name
