@@ -156,22 +156,12 @@ def measure(name: str, row: Row) -> None:
 
 def settle(model: Any, x: Any, rng: Any) -> None:
     """Gives biases and scales values of their own, and batch normalizations the data's."""
-    import keras
+    from export.pruning.recalibration import recalibrate
 
     for variable in model.trainable_variables:
         if len(variable.shape) == 1:
             variable.assign(variable + 0.1 * rng.normal(size=variable.shape))
-    norms = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(x, training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
+    recalibrate(model, x)
 
 
 def distance(want: Any, got: Any) -> float:

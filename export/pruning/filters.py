@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from cnnkit.errors import UsageError
 from export.pruning import importance
+from export.pruning.recalibration import recalibrate
 from export.result import Result
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Config:
         min_width: No group gets narrower.
         steps: The cut is made in so many equal parts, with recovery in between, after which the
             importances are measured anew.
+        recalibrate: Whether batch normalizations get the statistics that the data have in the
+            smaller model. Without it, fine-tuning starts from those of the larger one.
     """
 
     ratio: Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")] = 0.3
@@ -62,6 +65,7 @@ class Config:
     round_to: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     min_width: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     steps: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
+    recalibrate: Annotated[bool, Field(description="true or false")] = True
 
 
 def apply(model: keras.Model, config: Config, data: PassData | None = None) -> Result:
@@ -70,8 +74,8 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     Args:
         model: Functional or sequential model. It is not changed.
         config: What to remove.
-        data: Pictures for "apoz", with their labels for "taylor", and what recovers a model if
-            there are several steps; else it may be None.
+        data: Pictures for recalibration and "apoz", their labels for "taylor", and what recovers
+            a model if there are several steps. Without those it may be None.
 
     Raises:
         UsageError: If `model` has no layer graph or cannot be rebuilt from its config, or the
@@ -92,6 +96,8 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
         now = Graph(small) if step else graph
         removed = choose(now, importance.CRITERIA[config.criterion](now, data), share)
         small = now.rebuild(removed)
+        if removed and config.recalibrate and data is not None and data.x is not None:
+            recalibrate(small, data.x)
         for path, numbers in now.kept(removed).items():
             kept[path] = [kept[path][i] for i in numbers] if path in kept else numbers
         disturbed.update(now.disturbed(removed))

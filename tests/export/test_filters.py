@@ -10,6 +10,7 @@ from export.graph import Graph
 from export.pipeline import PassData
 from export.pruning import filters
 from export.pruning import importance
+from export.pruning.recalibration import recalibrate
 from tests.contracts.parts import perturb
 from tests.export.networks import everything
 
@@ -288,6 +289,39 @@ def test_a_dead_channel_goes_first_by_every_criterion_that_looks_at_data():
 def test_missing_data_are_named(criterion, data, message):
     with pytest.raises(UsageError, match=message):
         filters.apply(lenet(), filters.Config(criterion=criterion), data)
+
+
+def test_recalibration_measures_the_statistics_of_the_data():
+    inner = keras.Sequential([keras.Input((6, 6, 2)), layers.BatchNormalization(name="inner")])
+    model = keras.Sequential([keras.Input((6, 6, 2)), inner, layers.BatchNormalization(name="out")])
+    frozen = layers.BatchNormalization(name="frozen", trainable=False)
+    model.add(frozen)
+    x = np.random.default_rng(0).normal(3, 2, (128, 6, 6, 2)).astype("float32")
+    recalibrate(model, x)
+    halves = [x[:64], x[64:]]
+    stats = [layer.moving_mean for layer in inner.layers]
+    np.testing.assert_allclose(stats[0], np.mean([h.mean((0, 1, 2)) for h in halves], 0), rtol=1e-5)
+    variance = np.mean([h.var((0, 1, 2)) for h in halves], 0)
+    np.testing.assert_allclose(inner.layers[0].moving_variance, variance, rtol=1e-4)
+    assert inner.layers[0].momentum == 0.99
+    np.testing.assert_array_equal(frozen.moving_mean, [0, 0])
+
+
+def test_the_pruned_model_has_the_statistics_of_its_own():
+    model = resnet()
+    data = sample(model, 64)
+    result = filters.apply(model, filters.Config(0.5), data)
+    small = result.model
+    stem = keras.Model(small.inputs, small.get_layer("stem_conv").output)
+    values = np.asarray(stem([data.x]))
+    np.testing.assert_allclose(
+        small.get_layer("stem_bn").moving_mean, values.mean((0, 1, 2)), rtol=1e-3, atol=1e-3
+    )
+    as_it_was = filters.apply(model, filters.Config(0.5, recalibrate=False), data).model
+    np.testing.assert_array_equal(
+        as_it_was.get_layer("stem_bn").moving_mean,
+        np.asarray(model.get_layer("stem_bn").moving_mean)[result.index_map["stem_conv"]],
+    )
 
 
 def test_layers_that_share_channels_count_the_same():
