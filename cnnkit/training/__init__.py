@@ -10,7 +10,7 @@ _EXPORTS = {
     "resolve": "recipe",
     "Reporter": "reporter",
     "Run": "train",
-    "deployable": "fit",
+    "deployable": "train",
     "Scores": "evaluate",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,43 +145,6 @@ def learning_rates(
         warmup_target=lr if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
-
-
-def deployable(
-    net: keras.Model, mean: Sequence[float], scale: Sequence[float], classes: int
-) -> keras.Model:
-    """Returns `net` as a flat model from raw pixels `image` to `probabilities`.
-
-    Computes `softmax(net((image - mean) / scale))`. The layers are copies.
-
-    Args:
-        net: Functional model from normalized pictures to logits.
-        mean: Of each channel, in 0-255.
-        scale: Standard deviation of each channel, positive.
-        classes: Number of outputs that it must have.
-
-    Raises:
-        ValueError: If it has not.
-    """
-    if net.output_shape[1:] != (classes,):
-        raise ValueError(
-            f"`net` must have {classes} outputs. Received: output_shape={net.output_shape}"
-        )
-    copy = keras.models.clone_model(net)
-    copy.set_weights(net.get_weights())
-    image = keras.Input(net.input_shape[1:], name="image", dtype="float32")
-    x = keras.layers.Rescaling(
-        [1 / s for s in scale],
-        [-m / s for m, s in zip(mean, scale, strict=True)],
-        name="pixels",
-    )(image)
-    # `call`, not the model itself: the copied layers land in one flat graph, not in a nested one.
-    x = keras.layers.Softmax(name="probabilities", dtype="float32")(copy.call(x))
-    flattened = keras.Model(image, x, name=net.name)
-    # A last copy, whose layers have been called once: `layer.output` is then unambiguous.
-    model = keras.models.clone_model(flattened)
-    model.set_weights(flattened.get_weights())
-    return model
 
 
 def outputs_probabilities(model: keras.Model) -> bool:

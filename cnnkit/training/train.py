@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from cnnkit import models
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
-from cnnkit.training.fit import deployable
 from cnnkit.training.fit import fit
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
@@ -193,6 +193,33 @@ def choose(image_shape: tuple[int, int, int]) -> str:
     )
 
 
+def deployable(net: keras.Model, mean: Sequence[float], scale: Sequence[float]) -> keras.Model:
+    """Returns `net` as a flat model from raw pixels `image` to `probabilities`.
+
+    Computes `softmax(net((image - mean) / scale))`. The layers are copies.
+
+    Args:
+        net: Functional model from normalized pictures to logits.
+        mean: Of each channel, in 0-255.
+        scale: Standard deviation of each channel, positive.
+    """
+    copy = keras.models.clone_model(net)
+    copy.set_weights(net.get_weights())
+    image = keras.Input(net.input_shape[1:], name="image", dtype="float32")
+    x = keras.layers.Rescaling(
+        [1 / s for s in scale],
+        [-m / s for m, s in zip(mean, scale, strict=True)],
+        name="pixels",
+    )(image)
+    # `call`, not the model itself: the copied layers land in one flat graph, not in a nested one.
+    x = keras.layers.Softmax(name="probabilities", dtype="float32")(copy.call(x))
+    flattened = keras.Model(image, x, name=net.name)
+    # A last copy, whose layers have been called once: `layer.output` is then unambiguous.
+    model = keras.models.clone_model(flattened)
+    model.set_weights(flattened.get_weights())
+    return model
+
+
 def environment(seed: int) -> dict[str, Any]:
     """Returns what else a run depends on: versions, machine, seed, command line."""
     return {
@@ -231,6 +258,7 @@ def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
 
 def _build(recipe: Recipe, dataset: sources.Dataset) -> keras.Model:
     keras.utils.set_random_seed(recipe.train.seed)
-    classes = len(dataset.classes)
-    net = models.build(recipe.model.name, dataset.image_shape, classes, width=recipe.model.width)
-    return deployable(net, *dataset.statistics(), classes)
+    net = models.build(
+        recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
+    )
+    return deployable(net, *dataset.statistics())

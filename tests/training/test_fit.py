@@ -11,7 +11,6 @@ from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.training import fit as fitting
-from cnnkit.training.fit import deployable
 from cnnkit.training.fit import fit
 from cnnkit.training.fit import learning_rates
 from cnnkit.training.fit import outputs_probabilities
@@ -21,6 +20,7 @@ from cnnkit.training.keeper import Keeper
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.pipeline import order
 from cnnkit.training.reporter import Reporter
+from cnnkit.training.train import deployable
 from tests.training.pictures import Pictures
 
 
@@ -250,7 +250,7 @@ def test_deployable_normalizes_before_the_net_and_ends_in_a_softmax(tmp_path):
     x = layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="pool")(x))
     inner = keras.Model(image, x, name="tiny")
     mean, scale = [120.0, 100.0, 80.0], [60.0, 50.0, 40.0]
-    model = deployable(inner, mean, scale, 5)
+    model = deployable(inner, mean, scale)
 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype("float32")
     want = keras.ops.softmax(inner((pixels - np.array(mean)) / np.array(scale)))
@@ -262,5 +262,3 @@ def test_deployable_normalizes_before_the_net_and_ends_in_a_softmax(tmp_path):
     assert (model.inputs[0].name, model.name) == ("image", "tiny")
     model.save(tmp_path / "m.keras")
     np.testing.assert_allclose(load_model(tmp_path / "m.keras")(pixels), want, atol=1e-6)
-    with pytest.raises(ValueError, match="must have 4 outputs"):
-        deployable(inner, mean, scale, 4)
