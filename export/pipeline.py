@@ -110,12 +110,21 @@ def compress(
         result = step.apply(small, PassData(x, y, recover))
         for note in result.notes:
             reporter.note(note)
-        after = recover(result.model)
+        # A pass that found nothing to do may return what it was given, which is not to be trained.
+        after = recover(_copy(small) if result.model is small else result.model)
         _check(small, after, str(step), x)
         small = after
         results.append(result)
         rows.append(_row(f"{number} {step}", small, dataset))
     return Compressed(replace(subject, model=small), rows, results)
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    import keras
+
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 def _row(name: str, model: keras.Model, dataset: Dataset | None) -> Row:
@@ -173,7 +182,8 @@ def _check(before: Any, after: Any, step: str, x: np.ndarray | None) -> None:
         )
     if x is None:
         x = np.random.default_rng(0).uniform(0, 255, (4, *after.input_shape[1:]))
-    if not np.isfinite(predict_keras(after, x[:16])).all():
+    # The weights too: kernels of ReLU turn NaN into 0.
+    if not all(np.isfinite(w).all() for w in [*after.get_weights(), predict_keras(after, x[:16])]):
         raise UsageError(
             "The model gives NaN after a pass",
             where=step,

@@ -1,0 +1,191 @@
+import subprocess
+import sys
+from dataclasses import dataclass
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from cnnkit.errors import CnnkitError
+from cnnkit.errors import UsageError
+from cnnkit.training.recipe import resolve
+from export import ledger
+from export import pipeline
+from export.pipeline import compress
+from export.result import Result
+from tests.export import corners
+
+HALF = "prune-filters:ratio=0.5"
+
+
+def recipe(**options):
+    return resolve(compress={"finetune_epochs": 2, "finetune_lr": 1e-4, **options}).recipe
+
+
+class Told:
+    def __init__(self):
+        self.steps, self.notes, self.epochs = [], [], []
+        self.step, self.note, self.epoch = (
+            self.steps.append,
+            self.notes.append,
+            self.epochs.append,
+        )
+        self.warn = self.note
+
+
+@dataclass
+class Does:
+    """A pass that does what it is told."""
+
+    change: object
+    seen: object = None
+
+    def __str__(self):
+        return "does"
+
+    def apply(self, model, data):
+        self.seen = data
+        return Result(self.change(model), {})
+
+
+def copy(model):
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+@pytest.fixture
+def no_finetuning(subject):
+    return replace(subject, recipe=recipe(finetune_epochs=0))
+
+
+def test_passes_shrink_the_model_and_fill_the_ledger(subject):
+    before, told = subject.model.get_weights(), Told()
+    small = replace(subject, recipe=recipe())
+    done = compress(small, [HALF, "prune-filters:ratio=0.25"], reporter=told)
+    assert [row.name for row in done.ledger] == [
+        "original",
+        "1 prune-filters:ratio=0.5",
+        "2 prune-filters:ratio=0.25",
+    ]
+    # By hand: 8 and 8 channels become 4 and 4, then 3 and 3; 16 pixels reach the Dense layer.
+    counts = [9 * c + c + 9 * c * c + c + 16 * c * 3 + 3 for c in (8, 4, 3)]
+    assert [row.params for row in done.ledger] == counts
+    assert done.model.count_params() == counts[-1]
+    assert [row.macs for row in done.ledger] == [
+        64 * 9 * c + 64 * 9 * c * c + 16 * c * 3 for c in (8, 4, 3)
+    ]
+    assert done.ledger[-1] == ledger.of_model(
+        done.ledger[-1].name, done.model, done.ledger[-1].accuracy
+    )
+    assert all(row.accuracy is not None for row in done.ledger)
+    assert [result.summary["params_after"] for result in done.results] == counts[1:]
+    # What came in is as it was.
+    assert all(map(np.array_equal, subject.model.get_weights(), before))
+    assert subject.model.count_params() == counts[0]
+    assert done.subject.dataset is subject.dataset
+    assert (done.subject.labels, done.subject.name) == (subject.labels, subject.name)
+    # Each pass was told of and fine-tuned.
+    assert told.steps == [f"compressing: {row.name[2:]}" for row in done.ledger[1:]]
+    assert [row["epoch"] for row in told.epochs] == [1, 2, 1, 2]
+    assert any("parameters removed" in note for note in told.notes)
+
+
+def test_without_data_nothing_is_finetuned(subject):
+    told = Told()
+    model = corners.network(end="deployable")
+    before = model.get_weights()
+    done = compress(model, [HALF], recipe=recipe(), reporter=told)
+    assert told.epochs == []
+    assert [row.accuracy for row in done.ledger] == [None, None]
+    assert done.model.count_params() < model.count_params()
+    assert all(map(np.array_equal, model.get_weights(), before))
+
+
+def test_no_epochs_no_finetuning(no_finetuning):
+    told = Told()
+    compress(no_finetuning, [HALF], reporter=told)
+    assert told.epochs == []
+
+
+@pytest.mark.parametrize("change", [lambda model: model, copy])
+def test_finetuning_does_not_reach_the_input_model(subject, change):
+    """Not even if a pass finds nothing to do and returns what it was given."""
+    before = subject.model.get_weights()
+    done = compress(replace(subject, recipe=recipe(finetune_lr=1e-2)), [Does(change)])
+    assert all(map(np.array_equal, subject.model.get_weights(), before))
+    assert not all(map(np.array_equal, done.model.get_weights(), before))
+
+
+def test_a_pass_learns_from_training_pictures_only(no_finetuning):
+    step = Does(copy)
+    compress(no_finetuning, [step])
+    x, y = no_finetuning.dataset.arrays("train")
+    rows = {picture.tobytes(): label for picture, label in zip(x, y, strict=True)}
+    assert step.seen.x.dtype == np.float32
+    assert len(step.seen.x) == min(len(x), pipeline.SAMPLE)
+    for picture, label in zip(step.seen.x, step.seen.y, strict=True):
+        assert rows[picture.astype("uint8").tobytes()] == label
+    compress(replace(no_finetuning, dataset=None), [step])
+    assert (step.seen.x, step.seen.y) == (None, None)
+    model = no_finetuning.model
+    assert step.seen.recover(model) is model
+
+
+def test_no_passes_measure_the_model_only(no_finetuning):
+    done = compress(no_finetuning, [])
+    assert [row.name for row in done.ledger] == ["original"]
+    assert done.model is no_finetuning.model
+
+
+def with_nan(model):
+    broken = copy(model)
+    kernel, bias = broken.get_layer("second").get_weights()
+    kernel[0, 0, 0, 0] = np.nan
+    broken.get_layer("second").set_weights([kernel, bias])
+    return broken
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_nan_after_a_pass_is_refused(no_finetuning, has_data):
+    subject = no_finetuning if has_data else replace(no_finetuning, dataset=None)
+    with pytest.raises(UsageError, match=r"gives NaN after a pass: does\. Prune less"):
+        compress(subject, [Does(with_nan)])
+
+
+def test_another_shape_after_a_pass_is_refused(no_finetuning):
+    def other(model):
+        return keras.Model(model.input, model.get_layer("flat").output)
+
+    with pytest.raises(CnnkitError, match=r"changed the shape.*does.*\(None, 3\).*\(None, 128\)"):
+        compress(no_finetuning, [Does(other)])
+
+
+def test_a_wrong_pass_is_refused_before_anything_heavy():
+    code = """
+import sys
+from cnnkit.errors import UsageError
+from export.pipeline import compress
+try:
+    compress("missing.keras", ["prune-filters", "prune-filtres:ratio=0.5"])
+except UsageError as error:
+    print(error)
+print("tensorflow" in sys.modules, "keras" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "Unknown pass 'prune-filtres'. Closest: prune-filters.",
+        "False False",
+    ]
+
+
+def test_a_compressed_run_can_be_opened_and_compressed_again(subject, tmp_path):
+    done = compress(replace(subject, recipe=recipe(finetune_epochs=0)), [HALF])
+    out = pipeline.write_run(done, tmp_path / "small")
+    assert pipeline.read_ledger(out) == done.ledger
+    again = compress(out, ["prune-filters:ratio=0.25"])
+    assert again.ledger[0].params == done.ledger[-1].params
+    assert again.ledger[0].accuracy == done.ledger[-1].accuracy
+    assert again.subject.labels == subject.labels
+    assert again.subject.dataset.ids("test") == subject.dataset.ids("test")

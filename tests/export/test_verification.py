@@ -1,0 +1,269 @@
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from cnnkit import files
+from cnnkit.errors import DataError
+from cnnkit.errors import UsageError
+from export import formats
+from export import verification
+from export.bundle import Bundle
+from export.formats import tflite
+from export.runtime import predict_keras
+from export.subject import require_classes
+from export.verification import LIMITS
+from export.verification import Gates
+from export.verification import Judged
+from export.verification import Limit
+from export.verification import Pictures
+from export.verification import judge
+from export.verification import verify
+from tests.export import corners
+
+pytestmark = pytest.mark.export
+FLOAT = "tflite/corners_float32.tflite"
+
+
+@pytest.fixture
+def whole(bundle, tmp_path):
+    """A copy of the bundle that a test may change."""
+    return Bundle.open(shutil.copytree(bundle.folder, tmp_path / "own"))
+
+
+@pytest.fixture
+def own(whole):
+    """The same without the SavedModel, which takes seconds to run."""
+    kept = [row for row in whole.manifest["verdicts"] if row["format"] != "savedmodel"]
+    return change(whole, verdicts=kept)
+
+
+def change(bundle, **entries):
+    """Rewrites the manifest as somebody would who wants to hide what he changed."""
+    manifest = bundle.manifest | entries
+    manifest["files"] = {
+        name: files.sha256(bundle.folder / name)
+        for name in manifest["files"]
+        if (bundle.folder / name).is_file()
+    }
+    files.write_json(bundle.folder / Bundle.MANIFEST, manifest)
+    return Bundle.open(bundle.folder)
+
+
+def reasons(verdict):
+    return {row.format: row.reason for row in verdict.rows if not row.ok}
+
+
+def test_the_limits_cover_exactly_the_formats():
+    assert LIMITS.keys() == formats.FORMATS.keys()
+    for limit in LIMITS.values():
+        assert limit.reason
+        assert 0 <= limit.agreement < 1
+        # A format without a bound on the difference must at least agree.
+        assert (limit.max_abs or 1) > 0
+        assert limit.max_abs is not None or limit.agreement >= 0.9
+
+
+def test_a_bundle_that_nobody_touched_is_right(bundle, npz):
+    golden, data = verify(bundle.folder), verify(bundle.folder, npz)
+    for verdict in (golden, data):
+        assert verdict.ok
+        assert not verdict.broken
+        assert [row.format for row in verdict.rows] == list(formats.FORMATS)
+    assert golden.source == "the bundle's golden pictures"
+    assert {row.pictures for row in golden.rows} == {16}
+    # The same pictures as at the export: the test part, as the bundle's manifest remembers it.
+    exported = {row["format"]: row for row in bundle.manifest["verdicts"]}
+    for row in data.rows:
+        assert row.pictures == 21
+        assert row.accuracy == exported[row.format]["accuracy"]
+        assert row.agreement == exported[row.format]["agreement"]
+        assert row.max_abs == pytest.approx(exported[row.format]["max_abs"], abs=1e-6)
+        assert row.drop == pytest.approx(row.model_accuracy - row.accuracy)
+        assert (row.latency_ms is None) == (row.format == "savedmodel")
+    assert verify(bundle).rows[0].to_dict()["format"] == "tflite"
+
+
+def test_the_file_of_another_model_is_refused(own, tmp_path):
+    other = corners.network(end="deployable")
+    kernel, bias = other.get_layer("logits").get_weights()
+    other.get_layer("logits").set_weights([kernel[:, ::-1], bias[::-1]])
+    for name in ("tflite", "tflite-int8"):
+        row = formats.get(name)
+        x, _ = corners.pictures(32)
+        row.load().write(
+            other, own.folder / row.path("corners"), variant=row.variant, calibration=x
+        )
+    verdict = verify(change(own))
+    assert not verdict.ok
+    assert not verdict.broken
+    found = reasons(verdict)
+    assert found.keys() == {"tflite", "tflite-int8"}
+    assert found["tflite"].startswith("differs from the Keras model by 1, limit 0.0001")
+    assert found["tflite-int8"].startswith("agrees with the Keras model on ")
+    assert found["tflite-int8"].endswith(", limit 95%")
+
+
+def test_a_file_with_another_number_of_classes_or_pixels_is_refused(own):
+    x = keras.Input(corners.SHAPE)
+    flat = layers.Flatten()(x)
+    four = keras.Model(x, layers.Dense(4, activation="softmax")(flat))
+    tflite.write(four, own.folder / FLOAT)
+    x = keras.Input((4, 4, 1))
+    small = keras.Model(x, layers.Dense(3, activation="softmax")(layers.Flatten()(x)))
+    formats.module("onnx").write(small, own.folder / "onnx/corners_float32.onnx")
+    found = reasons(verify(change(own)))
+    assert found["tflite"] == "outputs of shape (16, 4), the Keras model's are (16, 3)"
+    assert found["onnx"].startswith("The input does not fit the file")
+
+
+def test_a_folder_that_is_no_savedmodel_is_refused(whole):
+    (whole.folder / "serving/corners/1/saved_model.pb").write_bytes(b"none")
+    found = reasons(verify(change(whole)))
+    assert found.keys() == {"savedmodel"}
+    assert "TensorFlow cannot run this SavedModel" in found["savedmodel"]
+
+
+@pytest.mark.parametrize("content", [b"", b"....TFL3 and then nothing", b"\0" * 5000])
+def test_a_file_that_is_none_is_refused_whatever_the_runtime_raises(own, content):
+    for name in ("tflite", "onnx"):
+        (own.folder / formats.get(name).path("corners")).write_bytes(content)
+    found = reasons(verify(change(own)))
+    assert found.keys() == {"tflite", "onnx"}
+    assert all(reason and "\n" not in reason for reason in found.values())
+
+
+def test_a_changed_byte_is_named_and_the_file_not_run(whole):
+    changed = {"tflite": FLOAT, "savedmodel": "serving/corners/1/variables/variables.index"}
+    for place in changed.values():
+        path = whole.folder / place
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    verdict = verify(whole)
+    why = "changed after the export (its sha256 differs from manifest.json)"
+    assert verdict.broken == dict.fromkeys(changed.values(), why)
+    assert reasons(verdict) == {name: f"{place}: {why}" for name, place in changed.items()}
+    assert {row.pictures for row in verdict.rows if row.format in changed} == {0}
+    assert not verdict.ok
+
+
+@pytest.mark.parametrize("place", [FLOAT, "labels.txt", "report.html"])
+def test_a_missing_file_is_named(own, place):
+    (own.folder / place).unlink()
+    verdict = verify(own)
+    assert verdict.broken == {place: "missing since the export"}
+    assert not verdict.ok
+    assert [row.format for row in verdict.rows if not row.ok] == (
+        ["tflite"] if place == FLOAT else []
+    )
+
+
+@pytest.mark.parametrize("place", ["keras/model.keras", "golden.json", "golden/03.png"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_nothing_is_judged_by_what_was_changed(own, place, gone):
+    path = own.folder / place
+    path.unlink() if gone else path.write_bytes(b"hostile")
+    verdict = verify(own)
+    assert list(verdict.broken) == [place]
+    assert verdict.rows == []
+    assert (verdict.ok, verdict.source) == (False, "nothing")
+
+
+def test_a_changed_split_does_not_judge(own, npz):
+    (own.folder / Bundle.DATA).unlink()
+    verdict = verify(own, npz)
+    assert list(verdict.broken) == [Bundle.DATA]
+    assert verdict.rows == []
+    assert len(verify(own).rows) == len(own.artifacts)  # the golden pictures do not need it
+
+
+def test_data_of_other_classes_are_refused(own, tmp_path):
+    other = corners.save(tmp_path / "other.npz", labels=("x", "y", "z"))
+    with pytest.raises(UsageError, match="other classes than the model was trained on"):
+        verify(own, other)
+    with pytest.raises(DataError, match="Cannot open the data"):
+        verify(own, tmp_path / "missing.npz")
+
+
+def test_folders_that_are_no_bundle(own, tmp_path):
+    with pytest.raises(UsageError, match=r"Not a bundle: .*Expected manifest.json in it"):
+        verify(tmp_path)
+    manifest = own.folder / Bundle.MANIFEST
+    whole = json.loads(manifest.read_text("utf-8"))
+    for content in ("", "{", "[]", "{}", json.dumps(whole | {"gates": {"max_drop": 1, "x": 2}})):
+        manifest.write_text(content)
+        with pytest.raises(UsageError, match="manifest of this bundle is damaged"):
+            verify(own.folder)
+
+
+def found(**values):
+    base = {"pictures": 1000, "agreement": 1.0, "max_abs": 0.0, "size_bytes": 100}
+    return Judged("tflite", "a", **{**base, **values})
+
+
+INTEGER = Limit(None, 0.95, "")
+
+
+@pytest.mark.parametrize(
+    ("judged", "limit", "gates", "reason"),
+    [
+        ({}, INTEGER, Gates(), ""),
+        ({"agreement": 0.95}, INTEGER, Gates(), ""),
+        ({"agreement": 0.949}, INTEGER, Gates(), "agrees with the Keras model on 94.9%, limit 95%"),
+        ({"max_abs": 0.01}, Limit(0.02, 0.99, ""), Gates(), ""),
+        ({"max_abs": 0.03}, Limit(0.02, 0.99, ""), Gates(), "by 0.03, limit 0.02"),
+        ({"max_abs": np.nan}, INTEGER, Gates(), "gives NaN or infinity"),
+        ({"max_abs": np.inf}, INTEGER, Gates(), "gives NaN or infinity"),
+        # One picture of ten is 10 %, and still only one.
+        ({"pictures": 10, "agreement": 0.9}, INTEGER, Gates(), ""),
+        ({"pictures": 10, "agreement": 0.8}, INTEGER, Gates(), "agrees"),
+        ({"pictures": 10, "accuracy": 0.8, "model_accuracy": 0.9}, INTEGER, Gates(), ""),
+        ({"pictures": 10, "accuracy": 0.7, "model_accuracy": 0.9}, INTEGER, Gates(), "loses 0.20"),
+        ({"accuracy": 0.93, "model_accuracy": 0.95}, INTEGER, Gates(0.03), ""),
+        ({"accuracy": 0.93, "model_accuracy": 0.95}, INTEGER, Gates(0.01), "max_drop is 0.01"),
+        ({"accuracy": 0.949, "model_accuracy": 0.95}, INTEGER, Gates(0.0), ""),
+        ({"accuracy": 0.948, "model_accuracy": 0.95}, INTEGER, Gates(0.0), "max_drop is 0"),
+        ({"accuracy": 0.99, "model_accuracy": 0.95}, INTEGER, Gates(0.0), ""),
+        ({}, INTEGER, Gates(max_size=100), ""),
+        ({}, INTEGER, Gates(max_size=99), "has 100 bytes, export.max_size is 99"),
+    ],
+)
+def test_limits_and_gates(judged, limit, gates, reason):
+    got = verification._breach(found(**judged), limit, gates)
+    assert (got == "") == (reason == "")
+    assert reason in got
+
+
+def test_the_gates_of_the_bundle_hold_again(own):
+    size = (own.folder / FLOAT).stat().st_size
+    verdict = verify(change(own, gates={"max_drop": 0.01, "max_size": size - 1}))
+    assert reasons(verdict)["tflite"] == f"has {size} bytes, export.max_size is {size - 1}"
+    assert "tflite-int8" not in reasons(verdict)
+
+
+def test_outputs_that_are_not_numbers_are_refused(tmp_path):
+    model = corners.network(end="deployable")
+    x, _ = corners.pictures(6)
+    want = predict_keras(model, x)
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([kernel, bias * np.nan])
+    row = formats.get("tflite")
+    row.load().write(model, tmp_path / row.path("m"))
+    judged = judge(row, tmp_path, "m", Pictures(x, None, want), Gates())
+    assert (judged.ok, judged.reason) == (False, "gives NaN or infinity")
+
+
+def test_without_labels_there_is_no_accuracy(bundle):
+    x, _ = corners.pictures(6)
+    pictures = Pictures(x, None, predict_keras(bundle.model(), x))
+    judged = judge(formats.get("onnx"), bundle.folder, bundle.name, pictures, Gates())
+    assert judged.ok
+    assert (judged.accuracy, judged.model_accuracy, judged.drop) == (None, None, None)
+
+
+def test_unknown_labels_fit_any_data(npz):
+    require_classes(None, corners.dataset(npz), npz)
