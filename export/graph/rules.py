@@ -57,6 +57,12 @@ class Call:
         """Says that the config holds the number of `ids` under `key`."""
         self.site.edits[key] = lambda keep: int(keep[ids].sum())
 
+    def shape(self, key: str, shape: tuple[int | None, ...], ids: Ids) -> None:
+        """Says that the config holds `shape`, whose last axis has the channels `ids`."""
+        ids = self.tie(key, ids)
+        if len(ids):  # Else the axis has no known size.
+            self.site.edits[key] = lambda keep: (*shape[:-1], int(keep[ids].sum()))
+
     def make(self, key: str, width: int) -> Ids:
         """Returns the channels that the layer makes, as many as its config says under `key`."""
         ids = self.site.seen.get(key)
@@ -124,6 +130,8 @@ def apply(call: Call) -> list[Ids]:
         return call.protect("its channels are not the last axis")
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         return call.protect("its weights are quantized or have LoRA factors")
+    if len(call.given) > 1 and rule not in (_merge, _concatenate):
+        return call.protect("it takes several inputs")
     made = rule(call)
     activation = getattr(layer, "activation", None)
     if activation is not None and not _elementwise(activation):
@@ -170,9 +178,7 @@ def _mixer(call: Call) -> list[Ids]:
 
 
 def _input(call: Call) -> list[Ids]:
-    ids = call.tie("batch_shape", call.given[0])
-    shape = call.layer.batch_shape
-    call.site.edits["batch_shape"] = lambda keep: (*shape[:-1], int(keep[ids].sum()))
+    call.shape("batch_shape", call.layer.batch_shape, call.given[0])
     return call.given
 
 
@@ -302,16 +308,15 @@ def _reduce(call: Call) -> list[Ids]:
 def _reshape(call: Call) -> list[Ids]:
     shape, target = call.node.input_tensors[0].shape[1:], call.node.output_tensors[0].shape[1:]
     (ids,) = call.given
-    if shape[-1] != target[-1]:
-        if None in (*shape, *target):
+    if shape[-1:] != target[-1:]:
+        if None in (*shape, *target) or not len(ids):
             return call.protect("it moves channels in a tensor of unknown size")
         rows = np.broadcast_to(ids, shape).reshape(-1, target[-1])
         call.channels.same(rows, rows[:1])
         ids = rows[0]
-    before = getattr(call.layer, "target_shape", (-1,))
-    if before[-1] != -1:
-        call.tie("target_shape", ids)
-        call.site.edits["target_shape"] = lambda keep: (*before[:-1], int(keep[ids].sum()))
+    written = getattr(call.layer, "target_shape", (-1,))
+    if written[-1] != -1:
+        call.shape("target_shape", written, ids)
     return [ids]
 
 

@@ -174,7 +174,8 @@ def convnext_block():
     def middle(x):
         y = layers.LayerNormalization()(layers.DepthwiseConv2D(3, padding="same")(x))
         y = layers.Dense(8)(layers.Dense(16, activation="gelu")(y))
-        return layers.GroupNormalization(groups=2)(layers.Add()([x, y]))
+        x = layers.GroupNormalization(groups=2)(layers.Add()([x, y]))
+        return layers.RMSNormalization()(x)
 
     return around(middle)
 
@@ -312,6 +313,26 @@ def test_what_is_not_known_is_protected_and_named(middle, reason):
 def test_channels_that_can_only_go_together_are_protected():
     graph = Graph(around(lambda x: x * layers.Reshape((8, 8, 8))(layers.Reshape((64, 8, 1))(x))))
     assert any("only go all together" in text for text in graph.protected.values())
+
+
+def test_axes_of_unknown_size_stay_unknown():
+    tokens = keras.Input((None,), name="tokens")
+    x = layers.Conv1D(6, 1)(layers.Embedding(10, 4)(tokens))
+    plain = keras.Input((), name="plain")
+    x = layers.Add()([layers.Dense(5)(x), layers.Reshape((1, 1))(plain)])
+    model = finish([tokens, plain], layers.Reshape((-1, 5))(x))
+    graph = Graph(model)
+    small = graph.rebuild(graph.groups[0].units[:2])
+    assert [tuple(t.shape) for t in small.inputs] == [(None, None), (None,)]
+    assert small.output_shape == model.output_shape
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+def test_an_extra_input_is_not_guessed():
+    def middle(x):
+        return layers.BatchNormalization(name="masked")(x, mask=ops.any(x > 0, axis=-1))
+
+    assert "several inputs" in Graph(around(middle)).protected["masked"]
 
 
 def test_groups_of_a_residual_net():
