@@ -154,7 +154,7 @@ class Compress(_Section):
 
     passes: list[str] = ["prune-filters:ratio=0.3"]
     finetune_epochs: Count = 15
-    finetune_lr: Rate = 1e-3
+    finetune_lr: Rate = 3e-3
 
 
 class Export(_Section):
