@@ -4,9 +4,16 @@ Everything is loaded on first use, so that importing cnnkit does not import Tens
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# oneDNN's AVX-512 kernels in TensorFlow 2.21 write past their memory, for example in the gradient
+# of a 1x1 convolution with stride 2 (https://github.com/tensorflow/tensorflow/issues/117700):
+# training then dies with `free(): invalid next size`. Its AVX2 kernels do not. It reads this on
+# first use, so importing cnnkit after TensorFlow is early enough; a value of the user's stays.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 _SUBPACKAGES = ("analysis", "data", "models", "training")
 _FUNCTIONS = {"check": "cnnkit.data", "train": "cnnkit.training.train"}
