@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cnnkit.training.recipe import Recipe
 
 MODEL = "model.keras"
+FINETUNE_LR = 3e-4
 MANIFEST = "data.manifest.json"
 
 
@@ -68,11 +69,13 @@ def open_subject(
         DataError: If the data cannot be used.
     """
     from cnnkit.models.saving import load_model
+    from cnnkit.training.recipe import Compress
     from cnnkit.training.recipe import Recipe
     from cnnkit.training.train import Run
     from export.bundle import Bundle
 
-    recipe = recipe or Recipe()
+    # Nobody knows how this model was trained: a rate that spoils no pretrained weights.
+    recipe = recipe or Recipe(compress=Compress(finetune_lr=FINETUNE_LR))
     if not isinstance(source, str | Path):
         return _wrapped(source, source.name, data, recipe, None)
     path = Path(source)
@@ -161,8 +164,8 @@ def load_dataset(
 
 
 def safe_name(text: str) -> str:
-    """Returns `text` as a name of ASCII letters, digits, `.`, `_` and `-`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "model"
+    """Returns `text` as a short name of ASCII letters, digits, `.`, `_` and `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text[:100]).strip("._-") or "model"
 
 
 def _same_place(known: str, data: str | Path) -> bool:

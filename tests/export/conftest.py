@@ -1,7 +1,10 @@
+import os
+
 import pytest
 
 from export import bundle as bundles
 from export import formats
+from export import pipeline
 from tests.export import corners
 
 REPORT = "<p>the report</p>"
@@ -28,3 +31,22 @@ def bundle(subject, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("bundles") / "corners"
     return bundles.write(subject, list(formats.FORMATS), out=out, extra=report)
+
+
+@pytest.fixture(scope="session")
+def run(subject, tmp_path_factory):
+    """A run folder with the same model. Read only."""
+    return pipeline.write_run(pipeline.compress(subject, []), tmp_path_factory.mktemp("runs") / "r")
+
+
+@pytest.fixture
+def child_runs(tmp_path, monkeypatch):
+    """Returns a function that has every child run some code when it starts."""
+
+    def plant(code):
+        folder = tmp_path / "site"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}")
+
+    return plant

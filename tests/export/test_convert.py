@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -28,19 +27,6 @@ class Told:
 @pytest.fixture
 def alone():
     return corners.without_data()
-
-
-@pytest.fixture
-def child_runs(tmp_path, monkeypatch):
-    """Returns a function that has every child run some code when it starts."""
-
-    def plant(code):
-        folder = tmp_path / "site"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(code)
-        monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}")
-
-    return plant
 
 
 def files_in(folder):
