@@ -75,7 +75,7 @@ def resolve(
 
     flags["data__path"] = data
     given = [  # JSON's strings, numbers, booleans and lists are TOML's
-        f"{key.replace('__', '.')}={json.dumps(value)}"
+        f"{key.replace('__', '.')}={json.dumps(value, ensure_ascii=False)}"
         for key, value in flags.items()
         if value is not None
     ]

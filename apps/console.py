@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import os
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -115,15 +114,23 @@ def kb(size: int | None) -> str | None:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Keeps libraries' logs and warnings off the screen, unless the user wants them."""
+    """Keeps what libraries log off the screen, unless the user wants it.
+
+    TensorFlow and LiteRT write to the file descriptor itself, so that is what is turned away;
+    this module keeps the way to the screen.
+    """
     if settings.verbose:
         yield
         return
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(before)
+    sys.stderr.flush()
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    _err.file = os.fdopen(os.dup(screen), "w", buffering=1, encoding="utf-8", errors="replace")
+    try:
+        yield
+    finally:
+        _err.file.close()
+        _err.file = None  # type: ignore[assignment]  # sys.stderr, whatever it is
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)

@@ -151,18 +151,20 @@ def _recover(
 
     recipe = recipe or Recipe()
     options, train = recipe.compress, recipe.train
+    epochs = train.epochs if options.finetune_epochs is None else options.finetune_epochs
 
     def recover(model: keras.Model) -> keras.Model:
-        if dataset is not None and options.finetune_epochs:
+        if dataset is not None and epochs:
             fit(
                 model,
                 dataset,
-                epochs=options.finetune_epochs,
+                epochs=epochs,
                 batch_size=train.batch_size,
-                lr=options.finetune_lr,
+                lr=options.finetune_lr or train.lr,
                 optimizer=train.optimizer,
                 weight_decay=train.weight_decay,
                 label_smoothing=recipe.loss.label_smoothing,
+                patience=recipe.guard.patience,
                 seed=train.seed,
                 reporter=reporter,
             )

@@ -65,6 +65,8 @@ class Judged:
         max_abs: Largest difference of a probability.
         accuracy: Fraction of right answers, None without labels.
         model_accuracy: The same of the Keras model.
+        drop_error: Standard error of the difference of the two; the gate is held against the
+            loss of accuracy less this error, so that few test pictures refuse nothing by chance.
         size_bytes: Size of the file or folder.
         zip_bytes: The same, compressed with deflate.
         latency_ms: Median time for one picture on one thread; None where a call starts a process.
@@ -80,6 +82,7 @@ class Judged:
     max_abs: float | None = None
     accuracy: float | None = None
     model_accuracy: float | None = None
+    drop_error: float | None = None
     size_bytes: int | None = None
     zip_bytes: int | None = None
     latency_ms: float | None = None
@@ -145,16 +148,18 @@ def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates
         predict = module.predictor(path)
         got = predict(pictures.x)
         latency = ledger.latency_ms(predict, pictures.x[0]) if module.QUICK else None
-    except Exception as error:  # whatever the runtime says of a file that it cannot run
-        reason = str(error) if isinstance(error, CnnkitError) else repr(error).splitlines()[0]
+    except Exception as failure:  # whatever the runtime says of a file that it cannot run
+        reason = str(failure) if isinstance(failure, CnnkitError) else repr(failure).splitlines()[0]
         return Judged(row.name, str(place), reason=reason)
     if got.shape != pictures.want.shape:
         reason = f"outputs of shape {got.shape}, the Keras model's are {pictures.want.shape}"
         return Judged(row.name, str(place), reason=reason)
     plain, zipped = ledger.sizes(path)
-    right = [
-        None if pictures.y is None else ledger.accuracy(p, pictures.y) for p in (got, pictures.want)
-    ]
+    right: list[float | None] = [None, None]
+    error = None
+    if pictures.y is not None:
+        right = [ledger.accuracy(p, pictures.y) for p in (got, pictures.want)]
+        error = _paired_error(got, pictures.want, pictures.y)
     judged = Judged(
         row.name,
         str(place),
@@ -163,6 +168,7 @@ def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates
         max_abs=float(np.abs(got - pictures.want).max()),
         accuracy=right[0],
         model_accuracy=right[1],
+        drop_error=error,
         size_bytes=plain,
         zip_bytes=zipped,
         latency_ms=latency,
@@ -170,6 +176,18 @@ def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates
     )
     reason = _breach(judged, LIMITS[row.name], gates)
     return Judged(**{**vars(judged), "ok": not reason, "reason": reason})
+
+
+def _paired_error(got: np.ndarray, want: np.ndarray, y: np.ndarray) -> float:
+    """Returns the standard error of the difference of two accuracies on the same pictures.
+
+    Reference:
+        McNemar 1947, "Note on the sampling error of the difference between correlated
+        proportions or percentages", https://doi.org/10.1007/BF02295996. Differs: the null
+        hypothesis's variance, the pictures on which only one of the two is right.
+    """
+    one_right = (got.argmax(1) == y) != (want.argmax(1) == y)
+    return float(np.sqrt(one_right.sum()) / len(y))
 
 
 def _breach(found: Judged, limit: Limit, gates: Gates) -> str:
@@ -183,7 +201,7 @@ def _breach(found: Judged, limit: Limit, gates: Gates) -> str:
         return f"differs from the Keras model by {max_abs:.2g}, limit {limit.max_abs:g}"
     if 1.0 - agreement > max(1.0 - limit.agreement, one):
         return f"agrees with the Keras model on {agreement:.1%}, limit {limit.agreement:.0%}"
-    if found.drop is not None and found.drop > max(gates.max_drop, one):
+    if found.drop is not None and found.drop - (found.drop_error or 0.0) > gates.max_drop:
         return f"loses {found.drop:.4f} of accuracy, export.max_drop is {gates.max_drop:g}"
     if gates.max_size is not None and (found.size_bytes or 0) > gates.max_size:
         return f"has {found.size_bytes} bytes, export.max_size is {gates.max_size}"

@@ -63,13 +63,13 @@ def _conversions() -> list[list[str]]:
     import numpy as np
 
     from cnnkit import models
-    from cnnkit.training.fit import deployable
+    from cnnkit.training.train import deployable
     from export import formats
     from export.convert import convert
     from export.subject import open_subject
 
     net = models.build("resnet8", (8, 8, 1), 3, width=0.25)
-    subject = open_subject(deployable(net, [128.0], [64.0], 3))
+    subject = open_subject(deployable(net, [128.0], [64.0]))
     pixels = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1)).astype(np.uint8)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

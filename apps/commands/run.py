@@ -37,15 +37,15 @@ def run(
     folder = arguments.run_folder(run_folder, name, overwrite)
     printer = console.Printer(4)
     with console.hushed():
-        import cnnkit
+        from cnnkit.training.train import check
+        from cnnkit.training.train import train
         from export.pipeline import compress
         from export.subject import open_subject
 
-        printer.stage(f"checking {recipe.data.path}")
+        printer.stage("checking the data")
+        manifest = check(recipe, printer)
         printer.stage("training")
-        made = cnnkit.train(
-            recipe.data.path, resolved, folder, overwrite=overwrite, reporter=printer
-        )
+        made = train(manifest, resolved, folder, overwrite=overwrite, reporter=printer)
         printer.stage("compressing")
         small = compress(open_subject(made.folder), recipe.compress.passes, reporter=printer)
         printer.stage("exporting, verifying and reporting")

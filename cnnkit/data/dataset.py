@@ -103,7 +103,7 @@ def load(
         manifest: What `check` found.
         image_size: `(height, width)` in pixels. Defaults to an array's own size; for a folder
             to a square of the median of the longer sides, rounded to 16 (a small net halves
-            four times), in [32, 96]: what a small net on a small machine can use.
+            four times), in [32, 64]: what a small net on a small machine can use.
         channels: 1 or 3. Defaults to 1 if every picture is grey, else 3.
         resize: One of `RESIZE_RULES`.
 
@@ -138,7 +138,7 @@ def golden_pictures(dataset: Dataset, n: int = 12) -> list[tuple[str, np.ndarray
 
 def _natural_shape(manifest: Manifest) -> tuple[int, int, int]:
     median = statistics.median(max(item.width, item.height) for item in manifest.items)
-    side = min(96, max(32, 16 * round(median / 16)))
+    side = min(64, max(32, 16 * round(median / 16)))
     grey = all(pictures.is_grey(item.mode) for item in manifest.items)
     return side, side, 1 if grey else 3
 

@@ -148,13 +148,13 @@ class Compress(_Section):
 
     Args:
         passes: In order, each as `name:key=value,key=value`.
-        finetune_epochs: After each pass; 0 leaves it out.
-        finetune_lr: Learning rate of these epochs at its highest.
+        finetune_epochs: After each pass; 0 leaves it out, None takes as many as the training.
+        finetune_lr: Learning rate of these epochs at its highest; None takes the training's.
     """
 
     passes: list[str] = ["prune-filters:ratio=0.3"]
-    finetune_epochs: Count = 15
-    finetune_lr: Rate = 3e-3
+    finetune_epochs: Annotated[Count | None, *_AUTO] = None
+    finetune_lr: Annotated[Rate | None, *_AUTO] = None
 
 
 class Export(_Section):
@@ -191,7 +191,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "mcu": {
         "model": {"width": 0.5},
         "train": {"epochs": 60},
-        "compress": {"finetune_epochs": 30},
         "export": {"formats": ["tflite-int8"], "max_size": "256KiB", "max_drop": 0.02},
     },
     "serving": {

@@ -104,7 +104,7 @@ class Run:
 
 
 def train(
-    data: str | Path | None = None,
+    data: str | Path | sources.Manifest | None = None,
     recipe: Recipe | Resolved | None = None,
     out: str | Path = "runs/train",
     *,
@@ -116,7 +116,7 @@ def train(
     The split is made before anything is computed; mean and deviation are of the training split.
 
     Args:
-        data: Where the pictures are; None takes it from the recipe.
+        data: Where the pictures are, or what `check` found there; None takes it from the recipe.
         recipe: Every choice; None is the default recipe.
         out: The run folder.
         overwrite: Replaces a run that is there.
@@ -130,20 +130,14 @@ def train(
     out, reporter = Path(out), reporter or Reporter()
     resolved = recipe if isinstance(recipe, Resolved) else Resolved.of(recipe or Recipe())
     if data is not None:
-        resolved = _with(resolved, "argument", data={"path": str(data)})
+        path = data.path if isinstance(data, sources.Manifest) else str(data)
+        resolved = _with(resolved, "argument", data={"path": path})
     if not resolved.recipe.data.path:
         raise UsageError("No data given", expected="`data`, or data.path in the recipe")
     files.require_free(out, ENVIRONMENT, overwrite=overwrite)
 
     recipe = resolved.recipe
-    reporter.step(f"checking {recipe.data.path}")
-    manifest = sources.check(
-        recipe.data.path,
-        split=recipe.data.split,
-        seed=recipe.train.seed,
-        on_bad_image=recipe.data.on_bad_image,
-    )
-    reporter.note(manifest.summary())
+    manifest = data if isinstance(data, sources.Manifest) else check(recipe, reporter)
     dataset = _load(manifest, recipe)
     height, width, channels = dataset.image_shape
     name = recipe.model.name
@@ -177,6 +171,27 @@ def train(
     save_model(model, out / MODEL)
     reporter.note(f"the best of {len(history.rows)} epochs is {history.best_epoch}")
     return Run(out, manifest, recipe)
+
+
+def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
+    """Opens and splits the pictures that a recipe names.
+
+    Raises:
+        DataError: If they cannot be used.
+    """
+    reporter = reporter or Reporter()
+    reporter.step(f"checking {recipe.data.path}")
+    manifest = sources.check(
+        recipe.data.path,
+        split=recipe.data.split,
+        seed=recipe.train.seed,
+        on_bad_image=recipe.data.on_bad_image,
+    )
+    reporter.note(manifest.summary())
+    for problem in manifest.problems:
+        if problem.action != "ignored":
+            reporter.warn(f"{problem.path}: {problem.reason} ({problem.action})")
+    return manifest
 
 
 def choose(image_shape: tuple[int, int, int]) -> str:

@@ -284,6 +284,6 @@ def test_natural_size_and_channels(tmp_path):
     for side, mode in ((10, "L"), (50, "LA"), (500, "RGB")):
         root = class_folders(tmp_path / str(side), n=3, size=(side, side // 2), mode=mode)
         shapes[side] = load(check(root)).image_shape
-    assert shapes == {10: (32, 32, 1), 50: (48, 48, 1), 500: (96, 96, 3)}
+    assert shapes == {10: (32, 32, 1), 50: (48, 48, 1), 500: (64, 64, 3)}
     picture(9).save(tmp_path / "10" / "cat" / "colour.png")
     assert load(check(tmp_path / "10")).image_shape == (32, 32, 3)
