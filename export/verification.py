@@ -201,7 +201,7 @@ def _breach(found: Judged, limit: Limit, gates: Gates) -> str:
         return f"differs from the Keras model by {max_abs:.2g}, limit {limit.max_abs:g}"
     if 1.0 - agreement > max(1.0 - limit.agreement, one):
         return f"agrees with the Keras model on {agreement:.1%}, limit {limit.agreement:.0%}"
-    if found.drop is not None and found.drop - (found.drop_error or 0.0) > gates.max_drop:
+    if found.drop is not None and found.drop - (found.drop_error or 0.0) > gates.max_drop + 1e-9:
         return f"loses {found.drop:.4f} of accuracy, export.max_drop is {gates.max_drop:g}"
     if gates.max_size is not None and (found.size_bytes or 0) > gates.max_size:
         return f"has {found.size_bytes} bytes, export.max_size is {gates.max_size}"
@@ -237,11 +237,12 @@ def verify(
     needed = (bundle.KERAS, "golden") if data is None else (bundle.KERAS, bundle.DATA)
     if any(file.startswith(needed) for file in broken) or not bundle.artifacts:
         return Verdict([], broken or {bundle.KERAS: "there is no artifact to verify"}, "nothing")
-    if data is None:
+    model, dataset = bundle.model(), None
+    if data is not None:
+        dataset = load_dataset(data, model.input_shape[1:], bundle.resize, bundle.data_manifest())
+    if dataset is None:
         pictures, source = bundle.golden_pictures(), "the bundle's golden pictures"
     else:
-        model = bundle.model()
-        dataset = load_dataset(data, model.input_shape[1:], bundle.resize, bundle.data_manifest())
         require_classes(bundle.labels, dataset, data)
         pictures, source = compared(model, dataset), "the test part of the data"
     rows = []

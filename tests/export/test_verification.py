@@ -205,6 +205,10 @@ def found(**values):
     return Judged("tflite", "a", **{**base, **values})
 
 
+def drop(model_accuracy, accuracy, error):
+    return {"model_accuracy": model_accuracy, "accuracy": accuracy, "drop_error": error}
+
+
 INTEGER = Limit(None, 0.95, "")
 
 
@@ -221,13 +225,13 @@ INTEGER = Limit(None, 0.95, "")
         # One picture of ten is 10 %, and still only one.
         ({"pictures": 10, "agreement": 0.9}, INTEGER, Gates(), ""),
         ({"pictures": 10, "agreement": 0.8}, INTEGER, Gates(), "agrees"),
-        ({"pictures": 10, "accuracy": 0.8, "model_accuracy": 0.9}, INTEGER, Gates(), ""),
-        ({"pictures": 10, "accuracy": 0.7, "model_accuracy": 0.9}, INTEGER, Gates(), "loses 0.20"),
-        ({"accuracy": 0.93, "model_accuracy": 0.95}, INTEGER, Gates(0.03), ""),
-        ({"accuracy": 0.93, "model_accuracy": 0.95}, INTEGER, Gates(0.01), "max_drop is 0.01"),
-        ({"accuracy": 0.949, "model_accuracy": 0.95}, INTEGER, Gates(0.0), ""),
-        ({"accuracy": 0.948, "model_accuracy": 0.95}, INTEGER, Gates(0.0), "max_drop is 0"),
-        ({"accuracy": 0.99, "model_accuracy": 0.95}, INTEGER, Gates(0.0), ""),
+        # The drop counts less its standard error, here that of one, then of nothing, then of two.
+        (drop(0.95, 0.949, 0.001), INTEGER, Gates(0.0), ""),
+        (drop(0.95, 0.949, None), INTEGER, Gates(0.0), "max_drop is 0"),
+        (drop(0.95, 0.948, 0.00141), INTEGER, Gates(0.0), "loses 0.0020 of accuracy"),
+        (drop(0.95, 0.93, 0.0), INTEGER, Gates(0.02), ""),
+        (drop(0.95, 0.93, 0.0), INTEGER, Gates(0.01), "max_drop is 0.01"),
+        (drop(0.95, 0.99, 0.0), INTEGER, Gates(0.0), ""),
         ({}, INTEGER, Gates(max_size=100), ""),
         ({}, INTEGER, Gates(max_size=99), "has 100 bytes, export.max_size is 99"),
     ],
@@ -236,6 +240,19 @@ def test_limits_and_gates(judged, limit, gates, reason):
     got = verification._breach(found(**judged), limit, gates)
     assert (got == "") == (reason == "")
     assert reason in got
+
+
+def test_one_picture_of_few_is_no_loss_and_half_of_them_is():
+    """Of 20 pictures the model has all right; the standard error of k wrong ones is sqrt(k)/20."""
+    y = np.zeros(20, int)
+    want = np.tile([0.9, 0.1], (20, 1))
+    for wrong, refused in ((0, False), (1, False), (2, True), (10, True)):
+        got = want.copy()
+        got[:wrong] = [0.1, 0.9]
+        error = verification._paired_error(got, want, y)
+        assert error == pytest.approx(np.sqrt(wrong) / 20)
+        judged = found(pictures=20, **drop(1.0, 1 - wrong / 20, error))
+        assert bool(verification._breach(judged, INTEGER, Gates())) == refused
 
 
 def test_the_gates_of_the_bundle_hold_again(own):
