@@ -87,7 +87,8 @@ class Printer(Reporter):
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Prints a table; numbers stand to the right."""
     rows = [[cell(value) for value in row] for row in rows]
-    made = Table(title=escape(title), title_justify="left", title_style="bold")
+    out.print(f"[bold]{escape(title)}[/]")
+    made = Table()
     for k, name in enumerate(columns):
         right = bool(rows) and all(row[k][:1].isdigit() or row[k][:1] in "-" for row in rows)
         made.add_column(name, justify="right" if right else "left", overflow="fold")

@@ -209,11 +209,12 @@ def _work(job: Path) -> None:
             told = {"error": str(error), "fatal": type(error) is CnnkitError}
         except Exception as error:
             raw = "".join(traceback.format_exception(error))
-            found = (
-                cookbook.explain(str(error)) or f"{type(error).__name__}: {error}".split("\n")[0]
-            )
-            detail = "\n".join(raw.splitlines()[-_DETAIL_LINES:])
-            told = {"error": str(found), "detail": detail}
+            found = cookbook.explain(str(error))
+            told = {
+                "error": str(found or f"{type(error).__name__}: {error}".split("\n")[0]),
+                "detail": "\n".join(raw.splitlines()[-_DETAIL_LINES:]),
+                "fatal": found is not None and found.cause == cookbook.FULL_DISK,
+            }
         channel.write(json.dumps(told) + "\n")
         channel.flush()
 

@@ -17,11 +17,12 @@ class Cause:
         return f"{self.cause}. {self.cure[:1].upper()}{self.cure[1:]}."
 
 
+FULL_DISK = "The disk is full, or the file too large for it"
 # Pattern, cause, cure. The first match wins; `{name}` stands for a named group of the pattern.
 RECIPES: tuple[tuple[str, str, str], ...] = (
     (
-        r"No space left on device|ENOSPC|[Dd]isk quota exceeded|EDQUOT",
-        "The disk is full",
+        r"No space left on device|ENOSPC|[Dd]isk quota exceeded|EDQUOT|File too large|EFBIG",
+        FULL_DISK,
         "free some space or choose another place; nothing half-written is left",
     ),
     (

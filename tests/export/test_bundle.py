@@ -282,10 +282,18 @@ except CnnkitError as error:
     assert list(old.parent.iterdir()) == [old]
 
 
-def test_a_disk_that_is_full_for_the_converter(tmp_path, child_runs):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("onnx", r"Cannot write: .*onnx. Received File too large"),
+        ("savedmodel", "The disk is full, or the file too large for it. Free some space"),
+    ],
+)
+def test_a_disk_that_is_full_for_the_converter(tmp_path, child_runs, name, message):
+    """Python writes the one, TensorFlow's own code the other."""
     child_runs("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))")
-    with pytest.raises(CnnkitError, match=r"Cannot write: .*onnx. Received File too large") as told:
-        bundles.write(corners.without_data(), ["onnx"], out=tmp_path / "models" / "m")
+    with pytest.raises(CnnkitError, match=message) as told:
+        bundles.write(corners.without_data(), [name], out=tmp_path / "models" / "m")
     assert "\n" not in str(told.value)
     assert list((tmp_path / "models").iterdir()) == []
 
