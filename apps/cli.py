@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from apps.commands.verify import verify
 from cnnkit import registry
 from cnnkit.errors import CnnkitError
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "run": run,
     "check": check,
     "train": train,

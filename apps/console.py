@@ -39,6 +39,12 @@ def error(text: str) -> None:
     _err.print(f"[bold red]error:[/] {escape(' '.join(text.splitlines()))}")
 
 
+def warn(text: str) -> None:
+    """Prints a warning on standard error, unless the user wants results only."""
+    if not settings.quiet:
+        _err.print(f"[yellow]warning:[/] {escape(text)}")
+
+
 def command() -> str:
     """Returns the command line, for records and reports."""
     return shlex.join(["cnnkit", *sys.argv[1:]])
@@ -72,8 +78,7 @@ class Printer(Reporter):
         self._print(f"      [dim]{escape(text)}[/]")
 
     def warn(self, text: str) -> None:
-        if not settings.quiet:
-            _err.print(f"      [yellow]warning:[/] {escape(text)}")
+        warn(text)
 
     def done(self) -> None:
         """Prints how long it took."""

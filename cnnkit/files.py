@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
         CnnkitError: If the disk is full or the place cannot be written.
     """
     path = Path(path)
+    path = path if path.name else path.resolve()  # such as "."
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    _remove_orphans(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -46,6 +50,26 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         remove(partial)
+
+
+def _remove_orphans(path: Path) -> None:
+    """Removes what processes that were killed have left of `path`."""
+    for orphan in path.parent.glob(f".{glob.escape(path.stem)}.partial-*"):
+        pid = re.search(r"\.partial-(\d+)", orphan.name)
+        if pid and not _runs(int(pid[1])):
+            remove(orphan)
+
+
+def _runs(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is not a question but Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _replace(partial: Path, path: Path) -> None:

@@ -153,9 +153,12 @@ def load_dataset(
     if isinstance(data, Dataset):
         return data
     if data is not None and not (manifest and _same_place(manifest.path, data)):
-        options = (recipe or Recipe()).data
+        recipe = recipe or Recipe()
         manifest = cnnkit.data.check(
-            data, split=tuple(options.split), seed=0, on_bad_image=options.on_bad_image
+            data,
+            split=recipe.data.split,
+            seed=recipe.train.seed,
+            on_bad_image=recipe.data.on_bad_image,
         )
     if manifest is None:
         return None

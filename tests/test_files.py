@@ -1,4 +1,5 @@
 import hashlib
+import os
 import resource
 import signal
 import subprocess
@@ -125,3 +126,24 @@ def test_sha256(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(bytes(range(256)) * 5000)
     assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    orphan = tmp_path / f".x.partial-{int(gone.stdout)}.txt"
+    alive = tmp_path / f".x.partial-{os.getppid()}.txt"
+    for path in (orphan, alive):
+        path.write_text("half")
+    files.write_text(tmp_path / "x.txt", "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([alive.name, "x.txt"])
+
+
+def test_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with files.replacing(Path()) as partial:
+        partial.mkdir()
+        (partial / "a").write_text("whole")
+    assert (tmp_path / "here" / "a").read_text() == "whole"

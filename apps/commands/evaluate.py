@@ -33,7 +33,7 @@ def evaluate(
         typer.echo(json.dumps(scores.to_dict(), ensure_ascii=False))
         return
     for note in runnable.notes:
-        console.out.print(f"[dim]{console.escape(note)}[/]")
+        console.warn(note)
     console.table(
         f"{source} on {scores.pictures} {split} pictures",
         ["accuracy", "95 % interval", "macro F1", "majority class", "calibration error"],

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -81,7 +82,7 @@ def _expand(patterns: list[str]) -> list[Path]:
 
 def _run(
     runnable: Runnable, paths: list[Path], topk: int
-) -> tuple[list[dict[str, object]], dict[str, str]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Returns the classes of the pictures that can be read, and why the others cannot."""
     import numpy as np
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Annotated
 
 import typer
 
 from apps import arguments
 from apps import console
+
+if TYPE_CHECKING:
+    from cnnkit.training.train import Run
 
 
 def train(
@@ -46,7 +50,7 @@ def train(
     printer.done()
 
 
-def show(run: object) -> None:
+def show(run: Run) -> None:
     """Prints how good the trained model is on the test pictures."""
     from cnnkit.training.evaluate import evaluate
     from export.runtime import predict_keras

@@ -16,6 +16,7 @@ from cnnkit import files
 from export import formats
 
 if TYPE_CHECKING:
+    from cnnkit.data import Dataset
     from cnnkit.training.evaluate import Scores
     from export.subject import Subject
 
@@ -47,9 +48,16 @@ def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Pa
     """
     passed = [row["format"] for row in manifest["verdicts"] if row["ok"]]
     focus = next((name for name in _FOCUS if name in passed), "keras")
-    scores = None if subject.dataset is None else _scores(focus, folder, subject)
-    if scores:
+    dataset, scores, judged = subject.dataset, None, {}
+    if dataset is not None:
+        scores = _scores(focus, folder, subject, dataset)
         manifest["scores"] = {"of": focus, **scores.to_dict()}
+        judged = {
+            "data": dataset.manifest,
+            "confusion": charts.confusion(scores.confusion, dataset.classes),
+            "confused": _confused(scores, dataset),
+            "mistakes": _mistakes(scores, dataset),
+        }
     history = _history(subject)
     page = (
         _environment()
@@ -60,11 +68,8 @@ def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Pa
             scores=scores,
             verdict=_verdict(scores, focus),
             warnings=_warnings(manifest, subject, scores, history),
-            data=subject.dataset and subject.dataset.manifest,
             curves=history and charts.curves(history),
-            confusion=scores and charts.confusion(scores.confusion, subject.dataset.classes),
-            confused=scores and _confused(scores, subject),
-            mistakes=scores and _mistakes(scores, subject),
+            **judged,
         )
     )
     return files.write_text(folder / "report.html", page)
@@ -84,14 +89,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _scores(focus: str, folder: Path, subject: Subject) -> Scores:
+def _scores(focus: str, folder: Path, subject: Subject, dataset: Dataset) -> Scores:
     from cnnkit.training.evaluate import evaluate
     from export.runtime import predict_keras
 
     if focus == "keras":
-        return evaluate(lambda x: predict_keras(subject.model, x), subject.dataset)
+        return evaluate(lambda x: predict_keras(subject.model, x), dataset)
     row = formats.get(focus)
-    return evaluate(row.load().predictor(folder / row.path(subject.name)), subject.dataset)
+    return evaluate(row.load().predictor(folder / row.path(subject.name)), dataset)
 
 
 def _history(subject: Subject) -> list[dict[str, float]]:
@@ -134,6 +139,9 @@ def _warnings(
     ]
     found += [f"{r['format']}: {note}" for r in manifest["verdicts"] for note in r["notes"]]
     found += manifest["notes"]
+    first, last = (manifest["ledger"][k]["accuracy"] for k in (0, -1))
+    if first is not None and first - last > manifest["gates"]["max_drop"]:
+        found.append(f"compression cost accuracy: {first:.2%} before, {last:.2%} after")
     if subject.dataset is None or scores is None:
         return [*found, "no labelled pictures: the files were compared on synthetic ones"]
     few = [row.name for row in scores.classes if row.support < _FEW]
@@ -159,17 +167,17 @@ def _warnings(
     return found
 
 
-def _confused(scores: Scores, subject: Subject) -> list[tuple[int, str, str]]:
+def _confused(scores: Scores, dataset: Dataset) -> list[tuple[int, str, str]]:
     """Returns the pairs (how often, truth, answer) that are confused most."""
-    counts, names = np.array(scores.confusion), subject.dataset.classes
+    counts, names = np.array(scores.confusion), dataset.classes
     np.fill_diagonal(counts, 0)
     pairs = [(int(n), names[i], names[j]) for (i, j), n in np.ndenumerate(counts) if n]
     return sorted(pairs, reverse=True)[:8]
 
 
-def _mistakes(scores: Scores, subject: Subject) -> list[dict[str, Any]]:
-    x, _ = subject.dataset.arrays("test")
-    rows = {name: k for k, name in enumerate(subject.dataset.ids("test"))}
+def _mistakes(scores: Scores, dataset: Dataset) -> list[dict[str, Any]]:
+    x, _ = dataset.arrays("test")
+    rows = {name: k for k, name in enumerate(dataset.ids("test"))}
     return [{"picture": data_uri(x[rows[m.id]]), **vars(m)} for m in scores.mistakes[:_MISTAKES]]
 
 
