@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cnnkit.training.recipe import Recipe
     from cnnkit.training.reporter import Reporter
     from export.passes import Pass
+    from export.result import Invariant
     from export.result import Result
     from export.subject import Subject
 
@@ -44,12 +45,18 @@ class PassData:
     Attributes:
         x: Raw training pixels `(n, height, width, channels)` float32, or None without data.
         y: Their labels, or None.
-        recover: Fine-tunes a model and returns it; without data it returns it as it is.
+        recover: Fine-tunes a model as the recipe says and returns it; without data it returns it
+            as it is. The invariants of earlier passes are kept.
+        train: The same with keyword arguments of `cnnkit.training.fit.fit` that differ from the
+            recipe's, such as `epochs`, `lr`, `callbacks`, `keep_best`.
+        original: The model before the first pass, to be used as a teacher; or None.
     """
 
     x: np.ndarray | None
     y: np.ndarray | None
     recover: Callable[[keras.Model], keras.Model]
+    train: Callable[..., keras.Model] | None = None
+    original: keras.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -102,17 +109,27 @@ def compress(
     reporter = reporter or Reporter()
     subject = model if isinstance(model, Subject) else open_subject(model, data, recipe)
     small, dataset = subject.model, subject.dataset
-    recover = _recover(dataset, recipe or subject.recipe, reporter)
-    x, y = _sample(dataset)
     rows, results = [_row("original", small, dataset)], []
+    invariants: list[Invariant] = []
+    train = _trainer(dataset, recipe or subject.recipe, invariants, reporter)
+    x, y = _sample(dataset)
     for number, step in enumerate(parsed, 1):
         reporter.step(f"compressing: {step}")
-        result = step.apply(small, PassData(x, y, recover))
+        result = step.apply(small, PassData(x, y, train, train, subject.model))
         for note in result.notes:
             reporter.note(note)
         # A pass that found nothing to do may return what it was given, which is not to be trained.
-        after = recover(_copy(small) if result.model is small else result.model)
+        invariants += result.invariants
+        after = train(_copy(small) if result.model is small else result.model)
         _check(small, after, str(step), x)
+        for invariant in invariants:
+            if reason := invariant.broken(after):
+                raise UsageError(
+                    "A pass undoes what an earlier one did",
+                    where=step,
+                    received=reason,
+                    todo="put the passes in another order",
+                )
         small = after
         results.append(result)
         rows.append(_row(f"{number} {step}", small, dataset))
@@ -143,34 +160,36 @@ def _sample(dataset: Dataset | None) -> tuple[np.ndarray | None, np.ndarray | No
     return x[chosen].astype(np.float32), y[chosen]
 
 
-def _recover(
-    dataset: Dataset | None, recipe: Recipe | None, reporter: Reporter
-) -> Callable[[keras.Model], keras.Model]:
+def _trainer(
+    dataset: Dataset | None,
+    recipe: Recipe,
+    invariants: Sequence[Invariant],
+    reporter: Reporter,
+) -> Callable[..., keras.Model]:
     from cnnkit.training.fit import fit
-    from cnnkit.training.recipe import Recipe
 
-    recipe = recipe or Recipe()
-    options, train = recipe.compress, recipe.train
-    epochs = train.epochs if options.finetune_epochs is None else options.finetune_epochs
+    options = recipe.compress
+    defaults = {
+        **recipe.train.model_dump(),
+        "warmup_epochs": 0,
+        "label_smoothing": recipe.loss.label_smoothing,
+        "patience": recipe.guard.patience,
+        "reporter": reporter,
+    }
+    if options.finetune_epochs is not None:
+        defaults["epochs"] = options.finetune_epochs
+    if options.finetune_lr is not None:
+        defaults["lr"] = options.finetune_lr
 
-    def recover(model: keras.Model) -> keras.Model:
-        if dataset is not None and epochs:
-            fit(
-                model,
-                dataset,
-                epochs=epochs,
-                batch_size=train.batch_size,
-                lr=options.finetune_lr or train.lr,
-                optimizer=train.optimizer,
-                weight_decay=train.weight_decay,
-                label_smoothing=recipe.loss.label_smoothing,
-                patience=recipe.guard.patience,
-                seed=train.seed,
-                reporter=reporter,
-            )
+    def train(model: keras.Model, **changes: Any) -> keras.Model:
+        arguments = {**defaults, **changes}
+        if dataset is not None and arguments["epochs"]:
+            kept = filter(None, (invariant.keeper(model) for invariant in invariants))
+            callbacks = [*arguments.pop("callbacks", ()), *kept]
+            fit(model, dataset, callbacks=callbacks, **arguments)
         return model
 
-    return recover
+    return train
 
 
 def _check(before: Any, after: Any, step: str, x: np.ndarray | None) -> None:

@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import Protocol
 
 if TYPE_CHECKING:
     import keras
+
+
+class Invariant(Protocol):
+    """Something that a pass made true and that must stay true."""
+
+    def keeper(self, model: keras.Model) -> keras.callbacks.Callback | None:
+        """Returns what keeps it true while `model` is trained, or None if nothing needs to."""
+
+    def broken(self, model: keras.Model) -> str:
+        """Returns in what `model` does not have it, or an empty string."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,7 @@ class Result:
         index_map: By path of a layer that lost output channels, the numbers of those it kept.
         protected: Layers that the pass left alone, each with the reason.
         notes: What the user should know.
+        invariants: What later passes and later training must leave true.
     """
 
     model: keras.Model
@@ -28,3 +40,4 @@ class Result:
     index_map: dict[str, list[int]] = field(default_factory=dict)
     protected: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    invariants: list[Invariant] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,8 @@ class History:
 
     Attributes:
         rows: One for each epoch: the columns of `metrics.csv`.
-        best_epoch: The epoch whose weights the model has, counted from 1.
+        best_epoch: The best epoch, counted from 1, whose weights the model has unless it was
+            to keep its last ones.
     """
 
     rows: list[dict[str, Any]]
@@ -61,6 +63,8 @@ def fit(  # noqa: PLR0913
     patience: int | None = None,
     seed: int = 0,
     deterministic: bool = False,
+    keep_best: bool = True,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> History:
@@ -83,6 +87,10 @@ def fit(  # noqa: PLR0913
         patience: Epochs without a better one after which training ends; None never ends it.
         seed: Of the order of the pictures.
         deterministic: Only operations that give the same bits each time, from now on.
+        keep_best: False leaves the weights of the last epoch: for callbacks that change the
+            network on the way, so that an earlier epoch is not what was asked for.
+        callbacks: See the network at every step, before its weights are remembered. Their
+            `model` shares its layers with `model`.
         folder: Where `metrics.csv` and `checkpoints/best.keras` are kept up to date.
         reporter: Told about every epoch.
 
@@ -114,9 +122,10 @@ def fit(  # noqa: PLR0913
         epochs=epochs,
         shuffle=False,  # `Batches` has its own order
         verbose=0,
-        callbacks=[keeper],
+        callbacks=[*callbacks, keeper],
     )
-    model.set_weights(keeper.weights)
+    if keep_best or keeper.diverged:
+        model.set_weights(keeper.weights)
     if keeper.diverged:
         if folder:
             save_model(model, folder / BEST)

@@ -116,7 +116,7 @@ class Train(_Section):
     lr: Rate = 3e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: Count = 1
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-2
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-2
     seed: Count = 0
     deterministic: bool = False
 
