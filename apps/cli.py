@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -79,24 +80,22 @@ def options(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code (0, 1, 2, 3, 4, 5 or 130)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(args=None if argv is None else list(argv), standalone_mode=False)
         return code if isinstance(code, int) else 0
     except CnnkitError as error:
         console.error(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the second is what click makes of the first
         console.error("Interrupted. Nothing half-written is left under a final name.")
         return _INTERRUPTED
-    except BrokenPipeError:  # `cnnkit list models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # usage, by click
-            console.error(_usage(error.format_message()))
+            if message := error.format_message():  # none where the help has been printed instead
+                console.error(_usage(message))
             return int(error.exit_code)
-        if type(error).__name__ == "Abort":
-            return _INTERRUPTED
         if console.settings.verbose:
             raise
         first = (str(error) or "no message").splitlines()[0]

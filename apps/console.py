@@ -19,8 +19,9 @@ from rich.table import Table
 
 from cnnkit.training.reporter import Reporter
 
-out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+# No emoji: `:cat:` in a path is a path.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 @dataclass
@@ -101,7 +102,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         made.add_row(*map(escape, row))
     # A table that does not fit is better wide than with its cells cut.
     width = max(out.width, 160) if not out.is_terminal else out.width
-    Console(file=out.file, width=width, highlight=False).print(made)
+    Console(file=out.file, width=width, highlight=False, emoji=False).print(made)
 
 
 def cell(value: Any) -> str:

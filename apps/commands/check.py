@@ -43,7 +43,9 @@ def check(
     bad = [problem for problem in manifest.problems if problem.action != "ignored"]
     if strict and bad:
         raise DataError(
-            f"{len(bad)} problems, the first is", where=bad[0].path, received=bad[0].reason
+            f"{len(bad)} problem{'s' * (len(bad) > 1)}, the first is",
+            where=bad[0].path,
+            received=bad[0].reason,
         )
 
 

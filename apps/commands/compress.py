@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def compress(
-    source: Annotated[Path, typer.Argument(help="A run folder, bundle or .keras file.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run folder, bundle or .keras file.", exists=True)
+    ],
     steps: arguments.Passes = None,
     data: arguments.DataOption = None,
     sets: arguments.Sets = None,
@@ -29,6 +31,7 @@ def compress(
     overwrite: arguments.Overwrite = False,
 ) -> None:
     """Applies passes in the order given, fine-tunes after each, and leaves a run folder."""
+    from cnnkit.training import recipe
     from export import passes
 
     parsed = [passes.parse(step) for step in steps or ()]
@@ -37,8 +40,7 @@ def compress(
             "No pass given",
             todo="add such as --pass prune-filters:ratio=0.3; see `cnnkit list passes`",
         )
-    if not source.exists():
-        raise UsageError("No such file or folder", where=source)
+    recipe.resolve(sets=sets or ())  # refuses a wrong key before the model is opened
     folder = arguments.run_folder(out, f"{arguments.name_of(str(source))}-small", overwrite)
     printer = console.Printer(2)
     with console.hushed():

@@ -15,7 +15,10 @@ from cnnkit import registry
 
 def evaluate(
     source: Annotated[
-        Path, typer.Argument(help="A run folder, bundle, .keras, .tflite, .onnx or SavedModel.")
+        Path,
+        typer.Argument(
+            help="A run folder, bundle, .keras, .tflite, .onnx or SavedModel.", exists=True
+        ),
     ],
     data: arguments.Data = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",

@@ -12,7 +12,6 @@ import typer
 from apps import arguments
 from apps import console
 from cnnkit.errors import GateError
-from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="A run folder, bundle or .keras file.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run folder, bundle or .keras file.", exists=True)
+    ],
     names: arguments.Formats = None,
     data: arguments.DataOption = None,
     calibration: arguments.Calibration = None,
@@ -34,11 +35,11 @@ def export(
     overwrite: arguments.Overwrite = False,
 ) -> None:
     """Writes a bundle: every format, run against the Keras model in its own runtime."""
+    from cnnkit.training import recipe
     from export import formats
 
     formats.select(names or ())
-    if not source.exists():
-        raise UsageError("No such file or folder", where=source)
+    recipe.resolve(sets=sets or ())  # refuses a wrong key before the model is opened
     folder = arguments.bundle_folder(out, arguments.name_of(str(source)), overwrite)
     printer = console.Printer(2)
     with console.hushed():
@@ -140,5 +141,5 @@ def refuse(bundle: Bundle) -> None:
             "not in the bundle; the first is",
             where=name,
             received=reason,
-            todo=f"the others are in {bundle.folder}",
+            todo=f"what passed is in {bundle.folder}",
         )

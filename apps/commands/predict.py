@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 def predict(
     source: Annotated[
-        Path, typer.Argument(help="A run folder, bundle, .keras, .tflite, .onnx or SavedModel.")
+        Path,
+        typer.Argument(
+            help="A run folder, bundle, .keras, .tflite, .onnx or SavedModel.", exists=True
+        ),
     ],
     pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
     topk: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 5,

@@ -13,7 +13,7 @@ from cnnkit.errors import GateError
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.", metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle.", metavar="BUNDLE", exists=True)],
     data: arguments.DataOption = None,
 ) -> None:
     """Checks the hash of every file and runs every artifact; exit code 3 on a breach."""
@@ -35,8 +35,8 @@ def verify(
         ["artifact", "accuracy", "of the model", "agreement", "largest difference", "verdict"],
         rows,
     )
-    for name, reason in verdict.broken.items():
-        console.error(f"{name}: {reason}")
+    if verdict.broken:
+        console.table("Not as exported", ["file", "what"], verdict.broken.items())
     if not verdict.ok:
         bad = [f"{row.format}: {row.reason}" for row in verdict.rows if not row.ok]
         bad += [f"{name}: {reason}" for name, reason in verdict.broken.items()]
