@@ -167,8 +167,21 @@ def _convert(model: keras.Model) -> Any:
         output_names=[scores.name],
         opset=OPSET,
         tensors_to_rename={image.name: INPUT, scores.name: OUTPUT},
+        # Of the exact GELU, as TensorFlow writes it; ONNX only has Erf.
+        custom_op_handlers={"Erfc": (_complement_of_erf, [])},
     )
     return proto
+
+
+def _complement_of_erf(graph: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Makes a node of tf2onnx's graph compute erfc(x) = 1 - erf(x)."""
+    from tf2onnx.utils import map_onnx_to_numpy_type
+
+    (erf,) = node.output
+    dtype = map_onnx_to_numpy_type(graph.get_dtype(erf))
+    one = graph.make_const(f"{name}/one", np.ones((), dtype)).output[0]
+    node.type = "Erf"
+    graph.insert_new_node_on_output("Sub", erf, inputs=[one, erf])
 
 
 def _quantize(proto: Any, calibration: np.ndarray) -> Any:

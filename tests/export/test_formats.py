@@ -270,6 +270,18 @@ def test_any_rank(shape, tmp_path):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def test_exact_gelu(tmp_path):
+    x = keras.Input((8, 8, 4))
+    y = layers.Conv2D(6, 3, activation=keras.activations.gelu, name="c")(x)
+    model = keras.Model(x, layers.Activation("gelu", name="g")(layers.Dense(3, name="d")(y)))
+    # From deep in the left tail, where 1 - erf cancels, to the right.
+    x = 10 * np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype("float32")
+    want = np.asarray(model(x))
+    for module, name in ((tflite, "m.tflite"), (onnx, "m.onnx")):
+        got = module.run(module.write(model, tmp_path / name), x)
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 def test_float_islands_are_reported(tmp_path):
     x = keras.Input((8, 8, 4), name="image")
     y = layers.Conv2D(4, 3, name="c")(layers.Rescaling(1 / 255, name="r")(x))
