@@ -154,23 +154,38 @@ def session(path: Path, *, threads: int = 1) -> Any:
 
 
 def _convert(model: keras.Model) -> Any:
-    import tf2onnx
+    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    from tf2onnx import optimizer
+    from tf2onnx import tf_loader
+    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+    from tf2onnx.tfonnx import process_tf_graph
+
+    class KeepsTransposes(TransposeOptimizer):
+        def post_optimize_action(self) -> None:
+            """Would write some as reshapes, from shapes that were right before the optimization.
+
+            Layer normalization of 1x1 feature maps came out wrong (tf2onnx 1.17).
+            """
 
     # Frozen here: captured constants would become inputs that the user has to feed.
     frozen = convert_variables_to_constants_v2(trace.function(model, None))
     (image,), (scores,) = frozen.inputs, frozen.outputs
-    proto, _ = tf2onnx.convert.from_graph_def(
-        frozen.graph.as_graph_def(),
-        name=model.name,
-        input_names=[image.name],
-        output_names=[scores.name],
-        opset=OPSET,
-        tensors_to_rename={image.name: INPUT, scores.name: OUTPUT},
-        # Of the exact GELU, as TensorFlow writes it; ONNX only has Erf.
-        custom_op_handlers={"Erfc": (_complement_of_erf, [])},
-    )
-    return proto
+    names = [image.name], [scores.name]
+    with tf.Graph().as_default() as tf_graph:
+        tf.import_graph_def(tf_loader.tf_optimize(*names, frozen.graph.as_graph_def()), name="")
+        graph = process_tf_graph(
+            tf_graph,
+            continue_on_error=True,  # an op that ONNX lacks is named by the checker, in `_finish`
+            input_names=names[0],
+            output_names=names[1],
+            opset=OPSET,
+            tensors_to_rename={image.name: INPUT, scores.name: OUTPUT},
+            # Of the exact GELU, as TensorFlow writes it; ONNX only has Erf.
+            custom_op_handlers={"Erfc": (_complement_of_erf, [])},
+        )
+    steps = {**optimizer._get_optimizers(), "optimize_transpose": KeepsTransposes}
+    return optimizer.optimize_graph(graph, optimizers=steps).make_model(model.name)
 
 
 def _complement_of_erf(graph: Any, node: Any, name: str, args: list[Any]) -> None:

@@ -282,6 +282,15 @@ def test_exact_gelu(tmp_path):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def test_onnx_normalizes_small_maps_right(tmp_path):
+    x = keras.Input((1, 1, 8))
+    y = layers.DepthwiseConv2D(3, padding="same", name="c")(x)
+    model = keras.Model(x, layers.LayerNormalization(name="n")(y))
+    x = np.random.default_rng(0).normal(size=(4, 1, 1, 8)).astype("float32")
+    got = onnx.run(onnx.write(model, tmp_path / "m.onnx"), x)
+    np.testing.assert_allclose(got, np.asarray(model(x)), atol=1e-5)
+
+
 def test_float_islands_are_reported(tmp_path):
     x = keras.Input((8, 8, 4), name="image")
     y = layers.Conv2D(4, 3, name="c")(layers.Rescaling(1 / 255, name="r")(x))
