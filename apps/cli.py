@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage(message: str) -> str:
     """Returns what is wrong with the arguments, with the closest verbs if it is the verb."""
-    if verb := re.match("No such command '(.*)'", message):
+    if verb := re.match("No such command '(.*?)'", message):
         try:
             registry.known("verb", verb[1], VERBS)
         except CnnkitError as error:

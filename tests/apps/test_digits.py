@@ -1,0 +1,279 @@
+"""A newcomer's first command, and every later verb on what it left."""
+
+import csv
+import io
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from apps.cli import VERBS
+from cnnkit import files
+from cnnkit import models
+from cnnkit.training.recipe import PRESETS
+from export import formats
+from export import passes
+
+README = Path(__file__).parents[2] / "saved_models" / "README.md"
+FILES = {
+    *("manifest.json", "report.html", "labels.txt", "config.toml", "data.manifest.json"),
+    *("golden.json", "keras/model.keras"),
+    *(f"golden/{i:02}.png" for i in range(16)),
+    *(f"tflite/digits_{kind}.tflite" for kind in ("float32", "float16", "dynamic", "int8")),
+    *(f"onnx/digits_{kind}.onnx" for kind in ("float32", "int8")),
+    *(f"serving/{name}" for name in ("models.config", "batching.config", "request_example.json")),
+}
+SAVED_MODEL = "serving/digits/1"
+NAMES = {"keras": "", **{row.name: row.path("digits") for row in formats.FORMATS.values()}}
+
+
+@pytest.fixture(scope="module")
+def manifest(digits):
+    return json.loads((digits.bundle / "manifest.json").read_text())
+
+
+def rows_of(text, title=""):
+    """Returns the cells of the table under `title`."""
+    rows = []
+    for line in text[text.index(title) :].splitlines():
+        if line.startswith("│"):
+            rows.append([cell.strip() for cell in line.strip("│").split("│")])
+        elif rows:
+            break
+    return rows
+
+
+def test_the_bundle_is_as_documented(digits):
+    found = {p.relative_to(digits.bundle).as_posix() for p in digits.bundle.rglob("*.*")}
+    found = {name for name in found if not name.startswith(SAVED_MODEL)}
+    assert found == FILES
+    assert (digits.bundle / SAVED_MODEL / "saved_model.pb").is_file()
+    text = README.read_text()
+    for name in FILES:
+        parts = name.replace("digits", "NAME").split("/")
+        known = (parts[-1], parts[-1].removeprefix("NAME").split(".")[0], f"{parts[0]}/ ")
+        assert any(part in text for part in known), name
+
+
+def test_the_run_folder(digits):
+    names = {path.relative_to(digits.run).as_posix() for path in digits.run.rglob("*.*")}
+    assert names == {
+        *("model.keras", "checkpoints/best.keras", "config.toml", "config.resolved.json"),
+        *("environment.json", "data.manifest.json", "classes.json", "metrics.csv"),
+    }
+    assert json.loads((digits.run / "classes.json").read_text()) == [str(n) for n in range(10)]
+    origins = json.loads((digits.run / "config.resolved.json").read_text())
+    assert origins["train.epochs"] == {"value": 12, "from": "--set"}
+    assert origins["model.name"] == {"value": "resnet8", "from": "chosen from the data"}
+
+
+def test_the_steps_and_the_table(digits):
+    out = digits.done.out
+    places = [out.index(f"[{n}/4] ") for n in range(1, 5)]
+    assert places == sorted(places)
+    rows = rows_of(out, "saved_models/digits, verified on")
+    assert [row[0] for row in rows] == list(NAMES)
+    assert [row[-1] for row in rows] == ["the reference", *["ok"] * len(formats.FORMATS)]
+    for row in rows[1:]:
+        assert row[2].endswith("kB")
+        assert row[3].endswith("kB")
+        assert int(row[4]) > 0
+        assert row[5].endswith("ms") or row[0] == "savedmodel"
+        assert row[6].endswith("%")
+    assert "report: saved_models/digits/report.html" in out
+    assert digits.done.err == ""
+
+
+def test_int8_is_as_good_as_float(manifest):
+    accuracy = {row["format"]: row["accuracy"] for row in manifest["verdicts"]}
+    keras_accuracy = manifest["ledger"][-1]["accuracy"]
+    assert accuracy["tflite-int8"] >= 0.97
+    assert accuracy["tflite-int8"] >= max(accuracy["tflite"], keras_accuracy) - 0.005
+    assert accuracy["tflite"] == accuracy["onnx"] == accuracy["savedmodel"] == keras_accuracy
+
+
+def test_compression_made_it_smaller(manifest):
+    before, after = manifest["ledger"]
+    assert after["params"] < 0.7 * before["params"]
+    assert after["macs"] < 0.7 * before["macs"]
+    assert after["accuracy"] >= before["accuracy"] - 0.02
+
+
+def test_the_report_has_curves_table_matrix_and_mistakes(digits):
+    page = (digits.bundle / "report.html").read_text()
+    for heading in ("Files", "Ledger", "Training", "Classes", "Confusion matrix", "Worst mistakes"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("<svg") == 2
+    assert '<figure><img src="data:image/png;base64,' in page
+    assert "cnnkit run digits --set train.epochs=12" in page
+
+
+@pytest.mark.parametrize("data", [(), ("--data", "digits")], ids=["golden", "data"])
+def test_verify(cnnkit, digits, manifest, data):
+    done = cnnkit("verify", digits.bundle, *data)
+    assert (done.code, done.err) == (0, "")
+    rows = rows_of(done.out)
+    assert [row[0] for row in rows] == list(formats.FORMATS)
+    assert {row[-1] for row in rows} == {"ok"}
+    if data:
+        accuracy = [f"{row['accuracy']:.4g}" for row in manifest["verdicts"]]
+        assert [row[1] for row in rows] == accuracy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_gives_the_accuracy_of_the_manifest(cnnkit, digits, manifest, name):
+    wanted = {row["format"]: row["accuracy"] for row in manifest["verdicts"]}
+    wanted["keras"] = manifest["ledger"][-1]["accuracy"]
+    done = cnnkit("eval", digits.bundle / NAMES[name], "--json")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["accuracy"] == pytest.approx(wanted[name], abs=1e-9)
+
+
+def test_eval_of_the_run(cnnkit, digits, manifest):
+    done = cnnkit("eval", digits.run, "digits", "--json")
+    scores = json.loads(done.out)
+    assert scores["accuracy"] == pytest.approx(manifest["ledger"][0]["accuracy"], abs=1e-9)
+    assert scores["pictures"] == 268
+    text = cnnkit("eval", digits.run)
+    assert text.code == 0
+    assert [row[0] for row in rows_of(text.out, "Classes")] == [str(n) for n in range(10)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predict_gives_the_same_class_by_every_file(cnnkit, digits, name):
+    golden = json.loads((digits.bundle / "golden.json").read_text())
+    picture = golden["pictures"][3]
+    expected = picture["expected"]["keras"]
+    winner = golden["labels"][expected.index(max(expected))]
+    picture = digits.bundle / picture["file"]
+    done = cnnkit("predict", digits.bundle / NAMES[name], picture, "--format", "json")
+    assert (done.code, done.err) == (0, "")
+    [row] = json.loads(done.out)
+    assert row["picture"] == str(picture)
+    assert len(row["classes"]) == 5
+    assert row["classes"][0] == [winner, pytest.approx(max(expected), abs=0.05)]
+
+
+def test_predict_a_large_colour_photograph_as_csv_and_as_table(cnnkit, digits, tmp_path):
+    three = Image.open(digits.bundle / "golden" / "03.png").resize((80, 80)).convert("RGB")
+    three.save(tmp_path / "a, b.jpg", quality=95)
+    path = digits.bundle / NAMES["tflite-int8"]
+    done = cnnkit("predict", path, "a, b.jpg", "--topk", "3", "--format", "csv")
+    header, *rows = csv.reader(io.StringIO(done.out))
+    assert header == ["picture", "rank", "class", "probability"]
+    assert [row[:2] for row in rows] == [["a, b.jpg", "1"], ["a, b.jpg", "2"], ["a, b.jpg", "3"]]
+    assert float(rows[0][3]) >= float(rows[1][3]) >= float(rows[2][3]) >= 0
+    [row] = rows_of(cnnkit("predict", path, "*.jpg", "--topk", "1").out)
+    assert row[0] == "a, b.jpg"
+    assert row[1].startswith(f"{rows[0][2]} ")
+
+
+def test_predict_goes_on_after_what_is_no_picture(cnnkit, digits, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear all")
+    golden = digits.bundle / "golden"
+    done = cnnkit("predict", digits.bundle, golden, tmp_path / "letter.txt", "--format", "json")
+    assert done.code == 4
+    assert len(json.loads(done.out)) == 16
+    assert len(done.errors) == 1
+    assert "1 of 17 pictures cannot be read" in done.errors[0]
+    assert "letter.txt" in done.errors[0]
+
+
+def test_the_recipe_of_the_bundle_trains_again(cnnkit, digits, tmp_path):
+    config = digits.bundle / "config.toml"
+    assert tomllib.loads(config.read_text())["data"]["path"] == "digits"
+    few = ("--set", "train.epochs=1", "--set", "model.width=0.25")
+    done = cnnkit("-q", "train", "-c", config, *few, "--out", "again", "--seed", "3")
+    assert (done.code, done.err) == (0, "")
+    origins = json.loads((tmp_path / "again" / "config.resolved.json").read_text())
+    assert origins["train.seed"] == {"value": 3, "from": "--set"}
+    assert origins["model.name"] == {"value": "resnet8", "from": "file"}
+    assert len((tmp_path / "again" / "metrics.csv").read_text().splitlines()) == 2
+    # A second time only when asked for.
+    assert cnnkit("train", "-c", config, *few, "--out", "again").code == 2
+    assert cnnkit("train", "-c", config, *few, "--out", "again", "--overwrite").code == 0
+
+
+def test_export_again_with_a_gate_that_one_format_misses(cnnkit, digits, manifest, tmp_path):
+    sizes = {row["format"]: row["size_bytes"] for row in manifest["verdicts"]}
+    limit = (sizes["tflite-int8"] + sizes["tflite"]) // 2
+    two = ("--format", "tflite", "--format", "tflite-int8")
+    gate = ("--set", f"export.max_size={limit}")
+    done = cnnkit("export", digits.bundle, *two, *gate, "--calib", "50", "--out", "gated")
+    assert done.code == 3
+    assert done.errors == [
+        "error: 1 of 2 formats are refused and not in the bundle; the first is: tflite. Received "
+        f"has {sizes['tflite']} bytes, export.max_size is {limit}. What passed is in gated."
+    ]
+    assert [row[-1][:7] for row in rows_of(done.out, "gated")] == ["the ref", "REFUSED", "ok"]
+    gated = tmp_path / "gated"
+    assert [path.name for path in (gated / "tflite").iterdir()] == ["digits_int8.tflite"]
+    assert f"refused: has {sizes['tflite']} bytes" in (gated / "report.html").read_text()
+    assert tomllib.loads((gated / "config.toml").read_text())["export"]["calibration"] == 50
+    assert cnnkit("verify", gated).code == 0
+
+
+SPOILED = ("tflite/digits_int8.tflite", f"{SAVED_MODEL}/saved_model.pb", "keras/model.keras")
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_verify_names_a_file_that_changed(cnnkit, own_bundle, name):
+    path = own_bundle / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = cnnkit("verify", own_bundle)
+    assert done.code == 3
+    assert len(done.errors) == 1
+    assert f"{name}: changed after the export" in done.errors[0]
+    assert [name, "changed after the export (its sha256 differs from manifest.json)"] in rows_of(
+        done.out, "Not as exported"
+    )
+
+
+def test_verify_names_every_file_that_is_gone(cnnkit, own_bundle):
+    files.remove(own_bundle / "onnx")
+    done = cnnkit("verify", own_bundle, "--data", "digits")
+    assert done.code == 3
+    assert len(done.errors) == 1
+    gone = ["onnx/digits_float32.onnx", "onnx/digits_int8.onnx"]
+    assert [row[0] for row in rows_of(done.out, "Not as exported")] == gone
+
+
+LISTS = {"models": models.NAMES, "formats": formats.FORMATS, "passes": passes.PASSES}
+
+
+@pytest.mark.parametrize("kind", [*LISTS, "presets"])
+def test_list(cnnkit, kind):
+    names = list(LISTS.get(kind, PRESETS))
+    done = cnnkit("list", kind, "--json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert list(found) == names
+    assert all(found.values())
+    assert [row[0] for row in rows_of(cnnkit("list", kind).out) if row[0]] == names
+
+
+def test_show(cnnkit):
+    done = cnnkit("show", "model", "lenet5_caffe")
+    assert (done.code, done.err) == (0, "")
+    assert rows_of(done.out, "Total")[0][0] == "431080"
+    other = cnnkit("show", "model", "lenet300", "--input", "4x2x3", "--classes", "5")
+    assert rows_of(other.out, "Total")[0][0] == str(25 * 300 + 301 * 100 + 101 * 5)
+
+
+def test_doctor(cnnkit):
+    done = cnnkit("doctor")
+    assert (done.code, done.err) == (0, "")
+    assert "FAILED" not in done.out
+    tried = rows_of(done.out, "Tried")
+    assert [row[0] for row in tried] == ["GPU", *formats.FORMATS]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(cnnkit, verb):
+    done = cnnkit(verb, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert "Usage" in done.out

@@ -1,0 +1,82 @@
+"""Ctrl-C, kill -9 and a full disk: nothing half-written under a final name."""
+
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.apps.conftest import PROGRAM
+
+LONG = ("--set", "train.epochs=9999", "--set", "guard.patience=9999", "--set", "model.width=0.25")
+
+
+def struck(argv, cwd, condition, number):
+    """Starts a command, sends it a signal once `condition` holds, and returns what it left."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([PROGRAM, *argv], cwd=cwd, **pipes) as child:
+        while child.poll() is None and not condition():
+            time.sleep(0.02)
+        assert child.poll() is None, child.stderr.read()
+        child.send_signal(number)
+        out, err = child.communicate()
+    return child.returncode, out, err
+
+
+def test_ctrl_c_in_training(tmp_path):
+    run = tmp_path / "run"
+    code, _, err = struck(
+        ["train", "digits", *LONG, "--out", "run"],
+        tmp_path,
+        (run / "metrics.csv").exists,
+        signal.SIGINT,
+    )
+    assert code == 130
+    assert err == "error: Interrupted. Nothing half-written is left under a final name.\n"
+    assert (run / "checkpoints" / "best.keras").is_file()
+    assert not (run / "model.keras").exists()
+    assert not list(tmp_path.rglob(".*partial*"))
+
+
+def test_kill_during_export(digits, tmp_path, cnnkit):
+    argv = ["export", str(digits.run), "--format", "onnx", "--format", "tflite", "--out", "bundle"]
+
+    def begun():
+        return any(tmp_path.glob(".bundle.partial-*/*/*"))
+
+    assert struck(argv, tmp_path, begun, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert not (tmp_path / "bundle").exists()
+    # The next one is not disturbed by what is left, and clears it away.
+    done = cnnkit("export", digits.run, "--format", "onnx", "--out", "bundle")
+    assert (done.code, done.err) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_ctrl_c_during_export_leaves_the_old_bundle(digits, tmp_path):
+    shutil.copytree(digits.bundle, tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    argv = ["export", str(digits.run), "--format", "onnx", "--out", "bundle", "--overwrite"]
+
+    def begun():
+        return any(tmp_path.glob(".bundle.partial-*/*/*"))
+
+    code, _, err = struck(argv, tmp_path, begun, signal.SIGINT)
+    assert code == 130
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
+
+
+def test_a_full_disk(program, tmp_path):
+    """A limit on the size of files stands for the disk: the write that crosses it fails."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    argv = ("train", "digits", "--set", "train.epochs=1", "--set", "model.width=0.5")
+    done = program(*argv, cwd=tmp_path, preexec_fn=limit)
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+    assert "Cannot write: runs/digits/" in done.err
+    assert not list(Path(tmp_path).rglob("*.keras"))
