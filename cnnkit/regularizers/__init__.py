@@ -1,0 +1,1 @@
+from cnnkit.regularizers.group_lasso import GroupLasso as GroupLasso
