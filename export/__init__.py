@@ -9,6 +9,8 @@ from typing import Any
 _FUNCTIONS = {
     "Bundle": "export.bundle",
     "compress": "export.pipeline",
+    "distill": "export.distillation.distill",
+    "ensemble": "export.distillation.ensemble",
     "open_model": "export.runtime",
     "verify": "export.verification",
     "write": "export.bundle",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import keras
 
     from cnnkit.data import Dataset
+    from cnnkit.training.recipe import Compress
     from cnnkit.training.recipe import Recipe
     from cnnkit.training.reporter import Reporter
     from export.passes import Pass
@@ -45,8 +46,9 @@ class PassData:
     Attributes:
         x: Raw training pixels `(n, height, width, channels)` float32, or None without data.
         y: Their labels, or None.
-        recover: Fine-tunes a model as the recipe says and returns it; without data it returns it
-            as it is. The invariants of earlier passes are kept.
+        recover: Fine-tunes a model as the recipe says, under its teacher if it names one, and
+            returns it; without data it returns it as it is. The invariants of earlier passes are
+            kept.
         train: The same with keyword arguments of `cnnkit.training.fit.fit` that differ from the
             recipe's, such as `epochs`, `lr`, `callbacks`, `keep_best`.
         original: The model before the first pass, to be used as a teacher; or None.
@@ -111,7 +113,7 @@ def compress(
     small, dataset = subject.model, subject.dataset
     rows, results = [_row("original", small, dataset)], []
     invariants: list[Invariant] = []
-    train = _trainer(dataset, recipe or subject.recipe, invariants, reporter)
+    train = _trainer(subject, recipe or subject.recipe, invariants, reporter)
     x, y = _sample(dataset)
     for number, step in enumerate(parsed, 1):
         reporter.step(f"compressing: {step}")
@@ -161,19 +163,20 @@ def _sample(dataset: Dataset | None) -> tuple[np.ndarray | None, np.ndarray | No
 
 
 def _trainer(
-    dataset: Dataset | None,
+    subject: Subject,
     recipe: Recipe,
     invariants: Sequence[Invariant],
     reporter: Reporter,
 ) -> Callable[..., keras.Model]:
     from cnnkit.training.fit import fit
 
-    options = recipe.compress
+    dataset, options = subject.dataset, recipe.compress
     defaults = {
         **recipe.train.model_dump(),
         "warmup_epochs": 0,
         "label_smoothing": recipe.loss.label_smoothing,
         "patience": recipe.guard.patience,
+        "wrap": _lesson(subject, options),
         "reporter": reporter,
     }
     if options.finetune_epochs is not None:
@@ -190,6 +193,19 @@ def _trainer(
         return model
 
     return train
+
+
+def _lesson(subject: Subject, options: Compress) -> Callable[[keras.Model], keras.Model] | None:
+    """Returns what has `fit` teach a model, or None if it is to learn from the labels alone."""
+    if subject.dataset is None or options.teacher == "none":
+        return None
+    from export.distillation.distill import Config
+    from export.distillation.distill import open_teacher
+    from export.distillation.distill import taught_by
+
+    source = subject.model if options.teacher == "original" else options.teacher
+    config = Config(temperature=options.temperature, weight=options.teacher_weight)
+    return taught_by(open_teacher(source, subject.dataset), config)
 
 
 def _check(before: Any, after: Any, step: str, x: np.ndarray | None) -> None:

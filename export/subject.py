@@ -147,10 +147,9 @@ def load_dataset(
     Data that `manifest` was made from keep its splits.
     """
     import cnnkit.data
-    from cnnkit.data import Dataset
     from cnnkit.training.recipe import Recipe
 
-    if isinstance(data, Dataset):
+    if not (data is None or isinstance(data, str | Path)):
         return data
     if data is not None and not (manifest and _same_place(manifest.path, data)):
         recipe = recipe or Recipe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
+import numpy as np
 
 from cnnkit import registry
 from cnnkit.errors import DivergedError
@@ -32,6 +34,7 @@ OPTIMIZERS = {
 SCHEDULES = {"cosine": 0.0, "constant": 1.0}  # the rate at the end, as a fraction of the highest
 # Layers that hand scores on without changing which is the largest.
 _TRANSPARENT = ("Identity", "Flatten", "Reshape", "Dropout")
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def fit(  # noqa: PLR0913
     deterministic: bool = False,
     keep_best: bool = True,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    wrap: Callable[[keras.Model], keras.Model] | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> History:
@@ -91,6 +95,8 @@ def fit(  # noqa: PLR0913
             network on the way, so that an earlier epoch is not what was asked for.
         callbacks: See the network at every step, before its weights are remembered. Their
             `model` shares its layers with `model`.
+        wrap: Given `logits(model)`, returns what is trained in its place and trains its weights,
+            such as a distiller around it.
         folder: Where `metrics.csv` and `checkpoints/best.keras` are kept up to date.
         reporter: Told about every epoch.
 
@@ -106,11 +112,11 @@ def fit(  # noqa: PLR0913
     val_x, val_y = dataset.arrays("val")
     val = Batches(val_x, val_y, classes, 4 * batch_size) if len(val_y) else None
     rates = learning_rates(lr, schedule, len(train) * epochs, len(train) * warmup_epochs)
-    trained, from_logits = _twin(model)
+    trained = wrap(logits(model)) if wrap else logits(model)
     trained.compile(
         optimizer=_optimizer(optimizer, rates, weight_decay),
         loss=keras.losses.CategoricalCrossentropy(
-            from_logits=from_logits, label_smoothing=label_smoothing
+            from_logits=True, label_smoothing=label_smoothing
         ),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=_jit(),
@@ -161,6 +167,31 @@ def outputs_probabilities(model: keras.Model) -> bool:
     return _is_softmax(model.outputs[0])
 
 
+def logits(model: keras.Model) -> keras.Model:
+    """Returns a model with the same layers that gives float32 logits, on which losses are exact.
+
+    A softmax at the end is left out. Probabilities that are made in another way, such as by the
+    activation of a Dense layer, become their logarithms.
+    """
+    return keras.Model(model.inputs[0], _float32(_before_softmax(model.outputs[0])))
+
+
+def _before_softmax(tensor: Tensor) -> Tensor:
+    if not _is_softmax(tensor):
+        return tensor
+    operation, inputs = _origin(tensor)
+    kind = type(operation).__name__
+    if kind == "Activation" and operation.activation is keras.activations.linear:
+        return _before_softmax(inputs[0])
+    if kind in ("Softmax", "Activation"):
+        return inputs[0]
+    return keras.ops.log(keras.ops.maximum(_float32(tensor), _TINY))
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == "float32" else keras.ops.cast(tensor, "float32")
+
+
 def _is_softmax(tensor: Tensor) -> bool:
     operation, inputs = _origin(tensor)
     kind, activation = type(operation).__name__, getattr(operation, "activation", None)
@@ -168,6 +199,8 @@ def _is_softmax(tensor: Tensor) -> bool:
         return outputs_probabilities(operation)
     if kind == "Softmax" or activation is keras.activations.softmax:
         return True
+    if kind == "Average":
+        return all(map(_is_softmax, inputs))
     if kind in _TRANSPARENT or (kind == "Activation" and activation is keras.activations.linear):
         return _is_softmax(inputs[0])
     return False
@@ -178,19 +211,6 @@ def _origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:
     # Keras has no public name for this; `layer.input` is ambiguous for a layer called twice.
     operation, node, _ = tensor._keras_history
     return operation, operation._inbound_nodes[node].input_tensors
-
-
-def _twin(model: keras.Model) -> tuple[keras.Model, bool]:
-    """Returns a model with the same layers to compile and train, and if it ends in logits.
-
-    A softmax layer at the end is left out: its loss is exact only on logits.
-    """
-    operation, inputs = _origin(model.outputs[0])
-    if isinstance(operation, keras.layers.Softmax | keras.layers.Activation) and _is_softmax(
-        model.outputs[0]
-    ):
-        return keras.Model(model.inputs, inputs[0]), not _is_softmax(inputs[0])
-    return keras.Model(model.inputs, model.outputs[0]), not outputs_probabilities(model)
 
 
 def _optimizer(name: str, rates: Any, weight_decay: float) -> keras.optimizers.Optimizer:

@@ -150,11 +150,18 @@ class Compress(_Section):
         passes: In order, each as `name:key=value,key=value`.
         finetune_epochs: After each pass; 0 leaves it out, None takes as many as the training.
         finetune_lr: Learning rate of these epochs at its highest; None takes the training's.
+        teacher: Whose answers these epochs also learn: "original" is the model before the first
+            pass; else a `.keras` file or a run folder; "none" leaves them out.
+        temperature: Of the teacher's soft labels, positive.
+        teacher_weight: Of the teacher in the loss, in [0, 1]; the labels have the rest.
     """
 
     passes: list[str] = ["prune-filters:ratio=0.3"]
     finetune_epochs: Annotated[Count | None, *_AUTO] = None
     finetune_lr: Annotated[Rate | None, *_AUTO] = None
+    teacher: Annotated[str, Field(min_length=1)] = "none"
+    temperature: Rate = 4.0
+    teacher_weight: Fraction = 0.9
 
 
 class Export(_Section):

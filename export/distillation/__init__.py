@@ -1,0 +1,1 @@
+"""Knowledge distillation on `keras.distillation`: a large network teaches a small one."""

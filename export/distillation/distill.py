@@ -1,0 +1,146 @@
+"""`distill`: trains a small network to do what a large one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Annotated
+from typing import Any
+from typing import Literal
+from typing import TypeAlias
+
+import keras
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from cnnkit.errors import UsageError
+from cnnkit.training.fit import History
+from cnnkit.training.fit import fit
+from cnnkit.training.fit import logits
+from export.distillation.distiller import Distiller
+from export.distillation.ensemble import ensemble
+from export.distillation.losses import logit_regression
+from export.distillation.losses import soft_labels
+from export.distillation.neurons import neuron_regression
+from export.subject import open_subject
+
+if TYPE_CHECKING:
+    from cnnkit.data import Dataset
+
+Source: TypeAlias = keras.Model | str | Path
+# Pictures on which neurons are selected.
+SAMPLE = 2048
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is taught, and how much it counts.
+
+    Args:
+        method: "soft-labels": the teacher's probabilities at a temperature. "logits": what they
+            are made from. "neurons": selected features of the layer before.
+        temperature: Of the soft labels, positive: the higher, the more the small probabilities
+            count.
+        weight: Of the teacher in the loss, in [0, 1]; the labels have the rest. With 0 the
+            training is the plain one.
+        keep: Fraction of the teacher's neurons that are selected, in (0, 1].
+    """
+
+    method: Literal["soft-labels", "logits", "neurons"] = "soft-labels"
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.9
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+def distill(
+    student: keras.Model,
+    teacher: Source | Sequence[Source],
+    dataset: Dataset,
+    *,
+    epochs: int,
+    config: Config | None = None,
+    **options: Any,
+) -> History:
+    """Trains `student` in place on its teacher and the labels.
+
+    It is left with the weights of its best epoch, as `cnnkit.training.fit.fit` leaves them.
+
+    Args:
+        student: Functional classifier of raw pixels, ending in logits or probabilities.
+        teacher: What `open_teacher` opens. It is not changed.
+        dataset: Its splits `train` and `val` are used.
+        epochs: At most.
+        config: What is taught; None teaches soft labels.
+        **options: As `fit` takes them, such as `lr` and `batch_size`.
+
+    Raises:
+        UsageError: If teacher, student and data do not fit together.
+        DivergedError: As `fit` raises it.
+    """
+    lesson = taught_by(open_teacher(teacher, dataset), config or Config(), dataset)
+    return fit(student, dataset, epochs=epochs, wrap=lesson, **options)
+
+
+def open_teacher(source: Source | Sequence[Source], dataset: Dataset | None = None) -> keras.Model:
+    """Returns a classifier of raw pixels: of a model, a file, a run folder, or an ensemble of them.
+
+    Raises:
+        UsageError: If it is not one, or does not fit the data.
+    """
+    if isinstance(source, keras.Model | str | Path):
+        return open_subject(source, dataset).model
+    return ensemble([open_teacher(member, dataset) for member in source])
+
+
+def taught_by(
+    teacher: keras.Model, config: Config, dataset: Dataset | None = None
+) -> Callable[[keras.Model], keras.Model] | None:
+    """Returns the `wrap` under which `fit` teaches a student, or None if the weight is 0.
+
+    Args:
+        teacher: Classifier of raw pixels, which is copied.
+        config: What is taught.
+        dataset: To select neurons on; the other methods need none.
+    """
+    if not config.weight:
+        return None
+    copy = keras.models.clone_model(teacher)
+    copy.set_weights(teacher.get_weights())
+    frozen = logits(copy)
+
+    def wrap(student: keras.Model) -> keras.Model:
+        _require_fit(frozen, student)
+        regressor = None
+        if config.method == "soft-labels":
+            loss = soft_labels(config.temperature)
+        elif config.method == "logits":
+            loss = logit_regression()
+        else:
+            loss, regressor = neuron_regression(frozen, student, config.keep, *_sample(dataset))
+        distiller = Distiller(frozen, student, loss, student_loss_weight=1 - config.weight)
+        distiller.regressor = regressor  # Known to the distiller, so that it is trained.
+        return distiller
+
+    return wrap
+
+
+def _require_fit(teacher: keras.Model, student: keras.Model) -> None:
+    expected, received = ((m.input_shape[1:], m.output_shape[1:]) for m in (teacher, student))
+    if expected != received:
+        raise UsageError(
+            "The student has another input size or other classes than its teacher",
+            where=student.name,
+            expected=expected,
+            received=received,
+        )
+
+
+def _sample(dataset: Dataset | None) -> tuple[np.ndarray, np.ndarray]:
+    if dataset is None:
+        raise UsageError("Neurons are selected on data, and there are none")
+    x, y = dataset.arrays("train")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:SAMPLE])
+    return x[chosen].astype(np.float32), y[chosen]
