@@ -84,11 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(args=None if argv is None else list(argv), standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C; older ones raise Abort
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except CnnkitError as error:
         console.error(str(error))
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):  # the second is what click makes of the first
+    except (KeyboardInterrupt, typer.Abort):
         console.error("Interrupted. Nothing half-written is left under a final name.")
         return _INTERRUPTED
     except Exception as error:

@@ -1,4 +1,3 @@
-import os
 import shutil
 import subprocess
 import sys
@@ -147,7 +146,3 @@ def here(inputs, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(inputs, tmp_path / "here"))
     monkeypatch.chdir(folder)
     return folder
-
-
-def environment(**changes):
-    return {**os.environ, **changes}
