@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Name -> module with `Config` and `apply(model, config, data) -> Result`.
 PASSES: dict[str, str] = {
     "prune-filters": "export.pruning.filters",
+    "prune-weights": "export.pruning.weights",
 }
 
 

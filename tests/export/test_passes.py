@@ -33,8 +33,8 @@ def test_a_pass_applies():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prune-filter", "Unknown pass 'prune-filter'. Closest: prune-filters."),
-        ("", "Unknown pass ''. Closest: prune-filters."),
+        ("prune-filter", "Unknown pass 'prune-filter'. Closest: prune-filters"),
+        ("", "Unknown pass ''. Closest: "),
         (
             "prune-filters:ration=0.5",
             "Unknown option of pass 'prune-filters' 'ration'. Closest: ratio,",

@@ -174,10 +174,62 @@ except UsageError as error:
 print("tensorflow" in sys.modules, "keras" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        "Unknown pass 'prune-filtres'. Closest: prune-filters.",
-        "False False",
-    ]
+    refused, imported = done.stdout.splitlines()
+    assert refused.startswith("Unknown pass 'prune-filtres'. Closest: prune-filters")
+    assert imported == "False False"
+
+
+PRUNED = "prune-weights:ratio=0.6,epochs=1,measure=false"
+
+
+def zeros(model):
+    return {w.path: int((np.asarray(w) == 0).sum()) for w in model.weights if w.name == "kernel"}
+
+
+def test_zeros_survive_later_passes_and_finetuning(subject):
+    """With rates so high that every weight which may move does."""
+    lively = replace(subject, recipe=recipe(finetune_lr=1e-2))
+    first = compress(lively, [PRUNED])
+    size = sum(w.shape.num_elements() for w in first.model.weights if w.name == "kernel")
+    assert sum(zeros(first.model).values()) == pytest.approx(0.6 * size, abs=1)
+    both = compress(lively, [PRUNED, "prune-filters:ratio=0.25"])
+    kernel = both.model.get_layer("second").kernel
+    assert tuple(kernel.shape) == (3, 3, 6, 6)
+    # Six of eight by six of eight: by hand, from what the first pass left.
+    pruned, cut = (result.model for result in (both.results[0], both.results[1]))
+    kept_in, kept_out = (both.results[1].index_map[name] for name in ("first", "second"))
+    part = np.asarray(pruned.get_layer("second").kernel)[:, :, kept_in][..., kept_out]
+    np.testing.assert_array_equal(np.asarray(kernel) == 0, part == 0)
+    assert (np.asarray(kernel) != part)[part != 0].any()
+    assert cut is both.model
+    assert both.ledger[2].nonzeros < both.ledger[1].nonzeros < both.ledger[0].nonzeros
+
+
+def test_sparser_step_by_step(subject):
+    done = compress(
+        replace(subject, recipe=recipe()), [PRUNED, PRUNED.replace("ratio=0.6", "ratio=0.8")]
+    )
+    for before, after in zip(done.results[0].model.weights, done.model.weights, strict=True):
+        if before.name == "kernel":
+            assert not np.asarray(after)[np.asarray(before) == 0].any()
+    assert done.results[1].summary["ratio"] == pytest.approx(0.8, abs=0.001)
+
+
+def without_zeros(model):
+    dense = copy(model)
+    dense.get_layer("second").kernel.assign(np.ones((3, 3, 8, 8)))
+    return dense
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_pass_that_undoes_zeros_is_refused(subject, epochs):
+    subject = replace(subject, recipe=recipe(finetune_epochs=epochs))
+    with pytest.raises(
+        UsageError,
+        match=r"undoes what an earlier one did: does\. Received at least \d+ removed weights of "
+        r"second/kernel are not zero any more\. Put the passes in another order",
+    ):
+        compress(subject, [PRUNED, Does(without_zeros)])
 
 
 def test_a_compressed_run_can_be_opened_and_compressed_again(subject, tmp_path):
