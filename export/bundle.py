@@ -29,6 +29,7 @@ from export.convert import convert
 from export.formats import serving
 from export.ledger import Row
 from export.pipeline import read_ledger
+from export.quantization import ranges
 from export.verification import Gates
 from export.verification import Judged
 from export.verification import Pictures
@@ -208,6 +209,8 @@ def write(
     pictures = _synthetic(model) if dataset is None else compared(model, dataset)
     with files.replacing(Path(out)) as folder:
         save_model(model, folder / Bundle.KERAS)
+        if subject.ranges is not None:
+            ranges.save(subject.ranges, (folder / Bundle.KERAS).parent)
         conversions = convert(subject, jobs, folder, calibration=calibration, reporter=reporter)
         verdicts = []
         for done in conversions:

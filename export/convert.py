@@ -76,7 +76,8 @@ def convert(
         subject: The deployable model with its name, labels and resize rule.
         jobs: Names of formats.
         folder: The bundle's folder.
-        calibration: Raw pixels `(n, height, width, channels)` for the formats that need them.
+        calibration: Raw pixels `(n, height, width, channels)` for the formats that need them,
+            unless the subject has learned ranges.
         reporter: Told what is being converted and what failed.
         timeout_s: Longest time for one format.
 
@@ -85,7 +86,12 @@ def convert(
         CnnkitError: If `folder` cannot be written.
     """
     pending = formats.select(jobs)
-    if calibration is None and (needy := [row.name for row in pending if row.needs_calibration]):
+    learned = subject.ranges
+    if (
+        calibration is None
+        and learned is None
+        and (needy := [row.name for row in pending if row.needs_calibration])
+    ):
         raise UsageError(
             "Formats without calibration pictures",
             where=", ".join(needy),
@@ -99,7 +105,12 @@ def convert(
             np.save(job.with_name("calibration.npy"), calibration)
         while rest := pending[len(done) :]:
             tasks = [(row.name, str(folder / row.path(subject.name))) for row in rest]
-            content = {"tasks": tasks, "labels": subject.labels, "resize": subject.resize}
+            content = {
+                "tasks": tasks,
+                "labels": subject.labels,
+                "resize": subject.resize,
+                "ranges": None if learned is None else dict(learned),
+            }
             files.write_json(job, content)
             done += _attempt(job, tasks, reporter, timeout_s)
     return done
@@ -195,14 +206,10 @@ def _work(job: Path) -> None:
         os.truncate(job.with_name(_LOG), 0)  # what was logged of others explains nothing
         try:
             module = row.load()
-            module.write(
-                model,
-                path,
-                variant=row.variant,
-                calibration=calibration if row.needs_calibration else None,
-                labels=todo["labels"],
-                resize=todo["resize"],
-            )
+            options = {"labels": todo["labels"], "resize": todo["resize"]}
+            if row.needs_calibration:
+                options |= {"calibration": calibration, "ranges": todo["ranges"]}
+            module.write(model, path, variant=row.variant, **options)
             notes = module.notes(path) if hasattr(module, "notes") else []
             told = {"seconds": round(time.perf_counter() - start, 3), "notes": notes}
         except CnnkitError as error:

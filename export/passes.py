@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PASSES: dict[str, str] = {
     "prune-filters": "export.pruning.filters",
     "prune-weights": "export.pruning.weights",
+    "qat": "export.quantization.qat",
 }
 
 

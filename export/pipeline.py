@@ -20,6 +20,7 @@ from cnnkit.errors import UsageError
 from export import ledger
 from export import passes as registry
 from export.ledger import Row
+from export.quantization import ranges
 from export.runtime import predict_keras
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def compress(
     small, dataset = subject.model, subject.dataset
     rows, results = [_row("original", small, dataset)], []
     invariants: list[Invariant] = []
+    learned = subject.ranges
     train = _trainer(subject, recipe or subject.recipe, invariants, reporter)
     x, y = _sample(dataset)
     for number, step in enumerate(parsed, 1):
@@ -122,7 +124,12 @@ def compress(
             reporter.note(note)
         # A pass that found nothing to do may return what it was given, which is not to be trained.
         invariants += result.invariants
-        after = train(_copy(small) if result.model is small else result.model)
+        after = result.model
+        if result.ranges is None:
+            after = train(_copy(small) if after is small else after)
+            if learned is not None:
+                reporter.note(f"{step} changes the model: the int8 ranges of before are dropped")
+        learned = result.ranges
         _check(small, after, str(step), x)
         for invariant in invariants:
             if reason := invariant.broken(after):
@@ -135,7 +142,7 @@ def compress(
         small = after
         results.append(result)
         rows.append(_row(f"{number} {step}", small, dataset))
-    return Compressed(replace(subject, model=small), rows, results)
+    return Compressed(replace(subject, model=small, ranges=learned), rows, results)
 
 
 def _copy(model: keras.Model) -> keras.Model:
@@ -243,6 +250,8 @@ def write_run(compressed: Compressed, out: Path) -> Path:
     with files.replacing(out) as folder:
         folder.mkdir()
         save_model(subject.model, folder / train.MODEL)
+        if subject.ranges is not None:
+            ranges.save(subject.ranges, folder)
         files.write_text(folder / train.CONFIG, to_toml(subject.recipe))
         files.write_json(folder / LEDGER, [row.to_dict() for row in compressed.ledger])
         files.write_json(

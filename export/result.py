@@ -11,6 +11,8 @@ from typing import Protocol
 if TYPE_CHECKING:
     import keras
 
+    from export.quantization.ranges import Ranges
+
 
 class Invariant(Protocol):
     """Something that a pass made true and that must stay true."""
@@ -33,6 +35,8 @@ class Result:
         protected: Layers that the pass left alone, each with the reason.
         notes: What the user should know.
         invariants: What later passes and later training must leave true.
+        ranges: Of activations, learned for int8 together with the weights: a model that has them
+            is not trained any more, and files in int8 take them instead of calibrating.
     """
 
     model: keras.Model
@@ -41,3 +45,4 @@ class Result:
     protected: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     invariants: list[Invariant] = field(default_factory=list)
+    ranges: Ranges | None = None

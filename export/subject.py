@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnkit.errors import UsageError
+from export.quantization import ranges
 from export.runtime import RESIZE
 from export.runtime import Runnable
 from export.runtime import open_model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cnnkit.data import Dataset
     from cnnkit.data import Manifest
     from cnnkit.training.recipe import Recipe
+    from export.quantization.ranges import Ranges
 
 MODEL = "model.keras"
 FINETUNE_LR = 3e-4
@@ -39,6 +41,8 @@ class Subject:
         labels: Class names, or None if nobody knows them.
         notes: What had to be added or assumed.
         origin: The run folder or model file, or None.
+        ranges: Of activations, if the model was trained for int8; files in int8 then take them
+            instead of calibrating.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Subject:
     labels: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
     origin: Path | None = None
+    ranges: Ranges | None = None
 
     @property
     def resize(self) -> str:
@@ -190,7 +195,10 @@ def _wrapped(
     model, notes = as_classifier(model, dataset)
     if dataset is not None:
         labels = tuple(dataset.classes)
-    return Subject(safe_name(name), model, dataset, recipe, labels, tuple(notes), origin)
+    learned = None
+    if origin is not None and origin.is_dir():
+        learned = ranges.load(origin) or ranges.load(origin / "keras")  # of a run, of a bundle
+    return Subject(safe_name(name), model, dataset, recipe, labels, tuple(notes), origin, learned)
 
 
 def require_classes(labels: tuple[str, ...] | None, dataset: Dataset, where: object) -> None:

@@ -68,7 +68,7 @@ def write_bundle(
     from export import formats
 
     chosen = formats.select(names or subject.recipe.export.formats or formats.FORMATS)
-    if subject.dataset is None and not names:
+    if subject.dataset is None and subject.ranges is None and not names:
         left_out = [row.name for row in chosen if row.needs_calibration]
         chosen = [row for row in chosen if not row.needs_calibration]
         printer.warn(f"no data to calibrate with: no {', '.join(left_out)}; give --data")

@@ -29,6 +29,8 @@ from export.formats.metadata import Metadata
 if TYPE_CHECKING:
     import keras
 
+    from export.quantization.ranges import Ranges
+
 VARIANTS = ("float32", "int8")
 # Whether one call of a predictor is short enough to be timed.
 QUICK = True
@@ -45,6 +47,7 @@ def write(
     calibration: np.ndarray | None = None,
     labels: Sequence[str] | None = None,
     resize: str | None = None,
+    ranges: Ranges | None = None,
 ) -> Path:
     """Writes `model` as an ONNX file with a symbolic batch size and returns `path`.
 
@@ -58,19 +61,29 @@ def write(
         calibration: Inputs from which "int8" learns the ranges of activations, `(n, …)`.
         labels: Class names, stored in the file.
         resize: Name of the resize rule, stored in the file.
+        ranges: Of activations, for "int8", as quantization-aware training learned them: then
+            nothing is calibrated, pre-processing is int8 too, and the softmax stays float.
 
     Raises:
         UsageError: If the model cannot be expressed in ONNX ops, or int8 has no calibration.
     """
     checks.one_of("onnx.write", "variant", variant, VARIANTS)
     described = meta.of(model, labels, resize)
-    if variant == "int8" and (calibration is None or not len(calibration)):
+    learned = ranges if variant == "int8" else None
+    if variant == "int8" and learned is None and (calibration is None or not len(calibration)):
         raise UsageError(
             "An int8 file needs calibration pictures", where=model.name, todo="pass `calibration`"
         )
     with _silence():
-        proto = _convert(model)
-        if variant == "int8":
+        if learned is not None:
+            from export.formats import qdq
+            from export.quantization import twin
+
+            proto = _convert(twin.frozen(model, learned, target="onnx"))
+            qdq.store_weights(proto)
+        else:
+            proto = _convert(model)
+        if variant == "int8" and learned is None:
             proto = _quantize(proto, np.asarray(calibration, np.float32))
     _finish(proto, model, described)
     with files.replacing(path) as partial:

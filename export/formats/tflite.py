@@ -28,6 +28,8 @@ from export.formats.metadata import Metadata
 if TYPE_CHECKING:
     import keras
 
+    from export.quantization.ranges import Ranges
+
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 # Whether one call of a predictor is short enough to be timed.
 QUICK = True
@@ -35,7 +37,7 @@ QUICK = True
 _TINY_SCALE = 1e-7
 
 
-def write(
+def write(  # noqa: PLR0913
     model: keras.Model,
     path: Path,
     *,
@@ -44,6 +46,7 @@ def write(
     labels: Sequence[str] | None = None,
     resize: str | None = None,
     input_type: str = "uint8",
+    ranges: Ranges | None = None,
 ) -> Path:
     """Writes `model` as a TFLite file of batch 1 and returns `path`.
 
@@ -57,6 +60,8 @@ def write(
         resize: Name of the resize rule, stored in the file.
         input_type: Of an int8 file: "uint8" takes raw pixels (scale 1, zero point 0),
             "float32" takes any range and quantizes it in the graph. The output is float32.
+        ranges: Of activations, for "int8", as quantization-aware training learned them: then
+            nothing is calibrated, and the file computes what `twin.frozen(model, ranges)` does.
 
     Raises:
         UsageError: If the model cannot be expressed in built-in ops, the calibration pictures
@@ -65,6 +70,14 @@ def write(
     checks.one_of("tflite.write", "variant", variant, VARIANTS)
     checks.one_of("tflite.write", "input_type", input_type, ("uint8", "float32"))
     described = meta.of(model, labels, resize)  # refuses before the work
+    if variant == "int8" and ranges is not None:
+        from export.quantization import twin
+
+        content = _convert_simulation(twin.frozen(model, ranges), input_type)
+        _check(content, model, variant)
+        with files.replacing(path) as partial:
+            partial.write_bytes(flatbuffer.finish(content, described))
+        return path
     samples = _samples(calibration, model, input_type) if variant == "int8" else None
     with tempfile.TemporaryDirectory() as folder:
         content, silent = _convert(trace.save(model, Path(folder), 1), variant, samples, input_type)
@@ -213,6 +226,19 @@ def _convert(
         if samples is None:
             return _translated(converter.convert), []
         return _convert_int8(converter, samples, input_type)
+
+
+def _convert_simulation(simulation: keras.Model, input_type: str) -> bytes:
+    """Returns the integer file of a model that is rounded where the file has to round."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        saved = trace.save(simulation, Path(folder), 1)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.inference_input_type = getattr(tf, input_type)
+        return _translated(converter.convert)
 
 
 def _convert_int8(converter: Any, samples: np.ndarray, input_type: str) -> tuple[bytes, list[str]]:
