@@ -32,6 +32,8 @@ def active(graph: Graph, data: PassData | None) -> Iterator[tuple[np.ndarray, Id
     relus = (keras.activations.relu, keras.activations.relu6)
     maps = _maps(graph, _RECTIFIERS, lambda activation: activation in relus)
     x, _ = _sample(data)
+    if not maps:
+        return
     probe = keras.Model(graph.model.inputs, [tensor for tensor, _ in maps])
     total = [0.0] * len(maps)
     for start in range(0, len(x), _BATCH):
@@ -71,7 +73,8 @@ def taylor(graph: Graph, data: PassData | None) -> Iterator[tuple[np.ndarray, Id
     total = [0.0] * len(maps)
     for start in range(0, len(x), _BATCH):
         with tf.GradientTape() as tape:
-            scores, *values = probe([x[start : start + _BATCH]], training=False)
+            flat = keras.tree.flatten(probe([x[start : start + _BATCH]], training=False))
+            scores, *values = flat
             loss = tf.reduce_sum(_cross_entropy(y[start : start + _BATCH], scores))
         gradients = tape.gradient(loss, values, unconnected_gradients="zero")
         for i, (value, gradient) in enumerate(zip(values, gradients, strict=True)):

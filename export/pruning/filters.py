@@ -17,6 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cnnkit.errors import UsageError
+from export.pruning import group_lasso
 from export.pruning import importance
 from export.pruning.recalibration import recalibrate
 from export.result import Result
@@ -42,7 +43,8 @@ class Config:
         of: What `ratio` is a fraction of. "channels": the parameters and MACs of a convolution
             between two pruned ones then shrink by more, 1 - (1 - ratio)². "params" and "macs":
             of the whole model; as few channels go as meet it.
-        criterion: What makes a channel important, one of `importance.CRITERIA`.
+        criterion: What makes a channel important, one of `importance.CRITERIA`. "group-lasso"
+            first trains the model with a penalty that makes unimportant channels small.
         scope: "layer" takes `ratio` of every group of channels; "global" takes `ratio` of all
             that may go, the least important first, each group's importances divided by their mean.
         round_to: Widths become multiples of it, rounded up.
@@ -50,6 +52,7 @@ class Config:
         steps: The cut is made in so many equal parts, with recovery in between, after which the
             importances are measured anew.
         recalibrate: Whether batch normalizations get the statistics that the data have in the
+        strength: Of the penalty of criterion "group-lasso"; see `cnnkit.regularizers.GroupLasso`.
             smaller model. Without it, fine-tuning starts from those of the larger one.
     """
 
@@ -58,14 +61,15 @@ class Config:
         Literal["channels", "params", "macs"], Field(description="channels, params or macs")
     ] = "channels"
     criterion: Annotated[
-        Literal["l1", "l2", "bn-gamma", "apoz", "taylor", "random"],
-        Field(description="l1, l2, bn-gamma, apoz, taylor or random"),
+        Literal["l1", "l2", "bn-gamma", "apoz", "taylor", "obd", "group-lasso", "random"],
+        Field(description="l1, l2, bn-gamma, apoz, taylor, obd, group-lasso or random"),
     ] = "l1"
     scope: Annotated[Literal["layer", "global"], Field(description="layer or global")] = "layer"
     round_to: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     min_width: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     steps: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     recalibrate: Annotated[bool, Field(description="true or false")] = True
+    strength: Annotated[float, Field(gt=0, description="a number > 0")] = 1e-5
 
 
 def apply(model: keras.Model, config: Config, data: PassData | None = None) -> Result:
@@ -74,8 +78,9 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     Args:
         model: Functional or sequential model. It is not changed.
         config: What to remove.
-        data: Pictures for recalibration and "apoz", their labels for "taylor", and what recovers
-            a model if there are several steps. Without those it may be None.
+        data: Pictures for recalibration, "apoz" and "obd", their labels for "taylor", and what
+            trains a model for "group-lasso" or recovers it if there are several steps. Without
+            those it may be None.
 
     Raises:
         UsageError: If `model` has no layer graph or cannot be rebuilt from its config, or the
@@ -91,9 +96,11 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     kept: dict[str, list[int]] = {}
     disturbed: set[str] = set()
     for step in range(config.steps):
-        if step and data is not None:
+        if config.criterion == "group-lasso":
+            small = group_lasso.trained(small, data, config.strength)
+        elif step and data is not None:
             small = data.recover(small)
-        now = Graph(small) if step else graph
+        now = graph if small is model else Graph(small)
         removed = choose(now, importance.CRITERIA[config.criterion](now, data), share)
         small = now.rebuild(removed)
         if removed and config.recalibrate and data is not None and data.x is not None:

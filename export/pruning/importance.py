@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.pruning import feature_maps
+from export.pruning import group_lasso as lasso
+from export.pruning import saliency
 
 if TYPE_CHECKING:
     from export.graph import Graph
@@ -71,6 +73,33 @@ def taylor(graph: Graph, data: PassData | None) -> np.ndarray:
     return _or_l1(graph, *_averaged(graph, feature_maps.taylor(graph, data)))
 
 
+def obd(graph: Graph, data: PassData | None) -> np.ndarray:
+    """What the loss rises by, to second order, without the weights of a filter.
+
+    Reference:
+        LeCun et al. 1990, "Optimal Brain Damage", eq. 5 and 8. Differs: summed over the filter,
+        since the diagonal leaves the weights' interactions out; Gauss-Newton, see
+        `saliency.gauss_newton`. Not divided by the layer's mean: it is a loss in all layers alike.
+    """
+    from export.pruning.kernels import Kernel
+
+    kernels = [Kernel(filters.path, filters.kernel) for filters in graph.filters]
+    rises = saliency.obd(graph.model, kernels, data)
+    return _averaged(
+        graph,
+        ((f.matrix(rise).sum(0), f.ids) for f, rise in zip(graph.filters, rises, strict=True)),
+    )[0]
+
+
+def group_lasso(graph: Graph, data: PassData | None) -> np.ndarray:
+    """L2 norms of the weights that make and that read a channel, each relative to its layer's.
+
+    Training under a group lasso has to come first, see `group_lasso.trained`: the pass does it.
+    """
+    relative = ((norm / (norm.mean() or 1.0), ids) for norm, ids in lasso.norms(graph))
+    return _averaged(graph, relative)[0]
+
+
 def random(graph: Graph, data: PassData | None) -> np.ndarray:
     """Uniform random numbers, always the same: the control that a criterion must beat."""
     return np.random.default_rng(SEED).uniform(size=len(graph.unit))
@@ -82,6 +111,8 @@ CRITERIA: dict[str, Callable[[Graph, PassData | None], np.ndarray]] = {
     "bn-gamma": bn_gamma,
     "apoz": apoz,
     "taylor": taylor,
+    "obd": obd,
+    "group-lasso": group_lasso,
     "random": random,
 }
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from cnnkit.errors import UsageError
 from export.graph import Graph
 from export.pipeline import PassData
 from export.pruning import filters
+from export.pruning import group_lasso
 from export.pruning import importance
 from export.pruning.recalibration import recalibrate
 from tests.contracts.parts import perturb
@@ -244,6 +247,17 @@ def test_taylor_by_hand(ending):
     np.testing.assert_allclose(got, want / np.linalg.norm(want), rtol=1e-4)
 
 
+@pytest.mark.parametrize("criterion", ["apoz", "taylor"])
+def test_criteria_that_see_no_feature_map_are_l1(criterion):
+    inner = lenet()
+    image = keras.Input(inner.input_shape[1:], name="image")
+    model = keras.Model(image, layers.Softmax(name="probabilities")(inner(image)))
+    data = sample(model)
+    want = filters.apply(model, filters.Config(criterion="l1", recalibrate=False)).index_map
+    config = filters.Config(criterion=criterion, recalibrate=False)
+    assert filters.apply(model, config, data).index_map == want
+
+
 def test_taylor_sees_linear_channels_where_they_are_made():
     model = perturb(models.build("lenet5_caffe", (16, 16, 1), 4))
     data = sample(model)
@@ -251,6 +265,106 @@ def test_taylor_sees_linear_channels_where_they_are_made():
     conv1 = next(group.units for group in graph.groups if group.layers == ("conv1",))
     scores = importance.taylor(graph, data)[conv1]
     assert np.linalg.norm(scores) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_obd_by_hand():
+    image = keras.Input((3, 3, 2))
+    x = layers.Conv2D(4, 1, activation="relu", name="conv")(image)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = perturb(keras.Model(image, layers.Dense(3, activation="softmax", name="logits")(x)))
+    data = sample(model, 8)
+    data.x[:] = data.x / 255 - 0.5
+    kernel, bias = model.get_layer("conv").get_weights()
+    head, _ = model.get_layer("logits").get_weights()
+    p = np.asarray(model(data.x))
+    on = (data.x @ kernel[0, 0] + bias > 0).astype("float32")
+    # Of logit k by weight (i, j): the mean over places of x_i where j is on, times head_jk.
+    slope = np.einsum("nhwi,nhwj->nij", data.x, on)[..., None] / 9 * head
+    curvature = np.einsum("nijk,nk->nij", slope**2, p) - np.einsum("nijk,nk->nij", slope, p) ** 2
+    want = (0.5 * curvature.mean(0) * kernel[0, 0] ** 2).sum(0)
+    graph = Graph(model)
+    one_by_one = [
+        importance.obd(graph, PassData(data.x[i : i + 1], None, lambda model: model))
+        for i in range(len(data.x))
+    ]
+    got = np.mean(one_by_one, 0)[graph.groups[0].units]
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+
+
+def test_group_lasso_norms_by_hand():
+    model = two_layers(4)
+    graph = Graph(model)
+    kernel, head = model.get_layer("conv").kernel, model.get_layer("logits").kernel
+    made = np.linalg.norm(np.reshape(kernel, (-1, 4)), axis=0)
+    read = np.linalg.norm(head, axis=1)
+    want = (made / made.mean() + read / read.mean()) / 2
+    got = importance.group_lasso(graph, None)[graph.groups[0].units]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [resnet, everything])
+def test_group_lasso_penalizes_what_may_go_and_only_while_it_trains(make):
+    model, seen = make(), {}
+    plain = keras.regularizers.L2(0.5)
+    first = next(la for la in model.layers if isinstance(la, layers.Conv2D))
+    first.kernel.regularizer = plain
+    first.kernel_regularizer = plain
+    before = model.get_weights()
+
+    def train(twin, **options):
+        assert options == {"keep_best": False}
+        for layer in twin.layers:
+            for weight in layer.weights:
+                if (penalty := weight.regularizer) is not None:
+                    seen[layer.name] = (penalty.filters, penalty.channels)
+                    weight.assign(0.5 * weight)
+        return twin
+
+    data = replace(sample(model), train=train)
+    result = filters.apply(model, filters.Config(0.3, criterion="group-lasso", strength=2.0), data)
+    assert first.kernel.regularizer is plain
+    for old, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    assert seen[first.name] == (2.0, 0.0)  # the pixels stay
+    assert seen["logits"] == (0.0, 2.0)  # the classes stay
+    kernels = [weight for layer in result.model.layers for weight in layer.weights]
+    assert {type(weight.regularizer) for weight in kernels} <= {type(None), keras.regularizers.L2}
+    assert "cnnkit" not in result.model.to_json()
+    # What the training did is in the result.
+    kept = result.index_map[first.name]
+    np.testing.assert_allclose(
+        result.model.get_layer(first.name).kernel, 0.5 * np.asarray(first.kernel)[..., kept]
+    )
+
+
+def test_group_lasso_makes_channels_small_by_training():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (128, 6, 6, 2)).astype("float32")
+    y = (x[..., 0].mean((1, 2)) > 0).astype(int)
+    spread = {}
+
+    def train(model, **options):
+        model.compile(
+            keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", jit_compile=False
+        )
+        model.fit(x, y, epochs=50, verbose=0)
+        return model
+
+    image = keras.Input((6, 6, 2), name="image")
+    z = layers.Conv2D(12, 3, activation="relu", name="conv")(image)
+    z = layers.Dense(2, activation="softmax")(layers.GlobalAveragePooling2D()(z))
+    model = keras.Model(image, z)
+    data = PassData(x, y, train, train)
+    for strength in (1e-9, 0.01):
+        small = group_lasso.trained(model, data, strength)
+        score = np.sort(importance.group_lasso(Graph(small), None)[Graph(small).groups[0].units])
+        spread[strength] = score[:6].mean() / score[-1]
+    assert spread[0.01] < 0.2 * spread[1e-9]
+
+
+def test_group_lasso_without_data_is_refused():
+    with pytest.raises(UsageError, match="has to be trained in, which needs data"):
+        filters.apply(lenet(), filters.Config(criterion="group-lasso"))
 
 
 def test_apoz_by_hand():
