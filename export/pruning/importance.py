@@ -81,10 +81,11 @@ def obd(graph: Graph, data: PassData | None) -> np.ndarray:
         since the diagonal leaves the weights' interactions out; Gauss-Newton, see
         `saliency.gauss_newton`. Not divided by the layer's mean: it is a loss in all layers alike.
     """
-    from export.pruning.kernels import Kernel
+    from export.pruning.kernels import kernels
 
-    kernels = [Kernel(filters.path, filters.kernel) for filters in graph.filters]
-    rises = saliency.obd(graph.model, kernels, data)
+    known = {id(kernel.variable): kernel for kernel in kernels(graph.model)[0]}
+    made = [known[id(filters.kernel)] for filters in graph.filters]
+    rises = saliency.obd(graph.model, made, data)
     return _averaged(
         graph,
         ((f.matrix(rise).sum(0), f.ids) for f, rise in zip(graph.filters, rises, strict=True)),
