@@ -39,12 +39,14 @@ class Kernel:
 
     Attributes:
         path: Names of its layer, `outer/inner` in a nested model, and of itself.
+        layer: Its layer.
         variable: Its weights.
         kind: "plain" (…, inputs, outputs), "transposed" (…, outputs, inputs) or
             "depthwise" (…, channels, multiplier).
     """
 
     path: str
+    layer: Any
     variable: Any
     kind: str = "plain"
 
@@ -86,7 +88,7 @@ def kernels(model: keras.Model) -> tuple[list[Kernel], list[str]]:
         if any(not _is_float(variable) for variable in variables.values()):
             protected.append(f"{path}: its kernel is quantized or adapted, not plain floats")
             continue
-        found += [Kernel(f"{path}/{n}", v, names[n]) for n, v in variables.items()]
+        found += [Kernel(f"{path}/{n}", layer, v, names[n]) for n, v in variables.items()]
         inner = [w for _, sublayer in _sublayers(layer) for w in sublayer.weights]
         known = {id(w) for w in (*inner, *variables.values())}
         if any(len(w.shape) > 1 and id(w) not in known for w in layer.trainable_weights):

@@ -80,12 +80,20 @@ def fisher(
     return _second_order(kernels, empirical_fisher(model, kernels, x, y))
 
 
+def obs(model: keras.Model, kernels: Sequence[Kernel], data: PassData | None) -> list[np.ndarray]:
+    """What a layer's output changes by if the other weights make up for one, see `surgeon`."""
+    from export.pruning import surgeon
+
+    return surgeon.scores(model, kernels, _sample(data)[0])
+
+
 Saliency = Callable[["keras.Model", Sequence["Kernel"], "PassData | None"], list[np.ndarray]]
 SALIENCIES: dict[str, Saliency] = {
     "magnitude": magnitude,
     "lamp": lamp,
     "obd": obd,
     "fisher": fisher,
+    "obs": obs,
 }
 
 

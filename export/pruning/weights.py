@@ -43,7 +43,8 @@ class Config:
         scope: "layer" takes `ratio` of every kernel; "global" takes it of all, the least
             salient first.
         saliency: What makes a weight matter, one of `saliency.SALIENCIES`. Between layers,
-            "magnitude" compares plain absolute weights.
+            "magnitude" compares plain absolute weights. "obs" also fits the weights that stay to
+            the outputs of their layer, if all go at once.
         pattern: "none"; "N:M" keeps N of each M inputs of an output and takes the place of
             `ratio`; "AxB" takes whole blocks of A inputs and B outputs.
         epochs: Epochs of training over which the weights go, by the cubic schedule; 0 takes them
@@ -59,8 +60,8 @@ class Config:
     ] = None
     scope: Annotated[Literal["layer", "global"], Field(description="layer or global")] = "global"
     saliency: Annotated[
-        Literal["magnitude", "lamp", "obd", "fisher"],
-        Field(description="magnitude, lamp, obd or fisher"),
+        Literal["magnitude", "lamp", "obd", "fisher", "obs"],
+        Field(description="magnitude, lamp, obd, fisher or obs"),
     ] = "lamp"
     pattern: Annotated[
         str,
@@ -80,8 +81,8 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     Args:
         model: Functional or sequential model. It is not changed.
         config: What becomes zero.
-        data: Pictures for "obd", their labels too for "fisher", and what trains a model, for
-            gradual pruning. Without those it may be None.
+        data: Pictures for "obd" and "obs", their labels too for "fisher", and what trains a
+            model, for gradual pruning. Without those it may be None.
 
     Returns:
         A model of the same layers and shapes, and the invariant that zeros stay zero.
@@ -97,6 +98,7 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     """
     from export.pruning import kernels as kernels_of
     from export.pruning import masks
+    from export.pruning import surgeon
     from export.pruning.saliency import SALIENCIES
 
     small = kernels_of.copied(model)
@@ -131,6 +133,8 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
                 _UPDATES.get(config.saliency, 1),
             )
             train(small, epochs=config.epochs, callbacks=[gradual], keep_best=False, patience=None)
+        elif config.saliency == "obs" and data is not None and data.x is not None:
+            surgeon.compensate(small, chosen, select(first, end), data.x)
         else:
             masks.Masks(chosen, select(first, end)).press()
     else:

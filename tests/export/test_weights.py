@@ -12,6 +12,7 @@ from cnnkit.errors import UsageError
 from export import passes
 from export.pipeline import PassData
 from export.pruning import saliency
+from export.pruning import surgeon
 from export.pruning import weights
 from export.pruning.kernels import kernels
 from tests.contracts.parts import perturb
@@ -64,7 +65,8 @@ def test_target_is_met_and_all_else_is_as_it_was(make, scope, name):
     assert (result.summary["weights"], result.summary["nonzeros"]) == (size, left)
     assert result.notes == [f"weights made zero: 60.0% ({left:,} of {size:,} are left)"]
     for path, kernel in new.items():
-        np.testing.assert_array_equal(kernel, np.where(kernel != 0, old[path], 0))
+        if name != "obs":  # It changes what stays.
+            np.testing.assert_array_equal(kernel, np.where(kernel != 0, old[path], 0))
     others = zip(model.weights, result.model.weights, strict=True)
     for w, v in others:
         if w.name not in ("kernel", "depthwise_kernel", "pointwise_kernel"):
@@ -184,6 +186,86 @@ def test_obd_spares_what_magnitude_would_not():
     assert (np.asarray(small.layers[0].kernel) == 0).nonzero()[0].tolist() == [0, 0, 0]
 
 
+def correlated(n=300):
+    """Returns pictures whose neighbouring values are alike."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(n, 6, 6, 2)).cumsum(1).cumsum(2)
+    return x.astype("float32")
+
+
+def conv_and_dense(padding="same"):
+    return perturb(
+        keras.Sequential(
+            [
+                keras.Input((6, 6, 2)),
+                layers.Conv2D(3, 3, strides=2, padding=padding, name="conv"),
+                layers.Flatten(),
+                layers.Dense(4, name="dense"),
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_obs_by_brute_force(monkeypatch, padding):
+    """Each weight removed, the others of its output solved for by least squares."""
+    monkeypatch.setattr(surgeon, "_DAMPING", 0.0)
+    model, x = conv_and_dense(padding), correlated()
+    found = kernels(model)[0]
+    got = saliency.obs(model, found, PassData(x, None, lambda model: model))
+    hidden = np.asarray(model.layers[0](x), np.float64)
+    # An identity kernel gives what the convolution reads, in the order of its weights.
+    reader = layers.Conv2D(18, 3, strides=2, padding=padding, use_bias=False)
+    reader.build(x.shape)
+    reader.set_weights([np.eye(18).reshape(3, 3, 2, 18)])
+    inputs = [np.asarray(reader(x), np.float64).reshape(-1, 18), hidden.reshape(len(x), -1)]
+    for kernel, score, read in zip(found, got, inputs, strict=True):
+        weights = kernel.matrix(kernel.value()).astype(np.float64)
+        outputs = read @ weights
+        for q, o in [(0, 0), (3, 1), (5, 2)]:
+            rest = np.delete(read, q, 1)
+            best = np.linalg.lstsq(rest, outputs[:, o], rcond=None)[0]
+            error = np.square(rest @ best - outputs[:, o]).sum() / np.square(outputs).sum()
+            assert kernel.matrix(score)[q, o] == pytest.approx(error, rel=1e-2)
+
+
+def test_obs_fits_what_stays_by_least_squares(monkeypatch):
+    monkeypatch.setattr(surgeon, "_DAMPING", 0.0)
+    model, x = conv_and_dense(), correlated()
+    kernel = kernels(model)[0][1]
+    read = np.asarray(model.layers[0](x), np.float64).reshape(len(x), -1)
+    old = kernel.value().astype(np.float64)
+    stays = np.random.default_rng(0).uniform(size=old.shape) < 0.5
+    surgeon.compensate(model, [kernel], [stays], x)
+    for o in range(4):
+        part = read[:, stays[:, o]]
+        best = np.linalg.lstsq(part, read @ old[:, o], rcond=None)[0]
+        np.testing.assert_allclose(kernel.value()[stays[:, o], o], best, atol=1e-3)
+    assert not kernel.value()[~stays].any()
+
+
+def test_obs_without_any_inputs_to_see_is_relative_magnitude():
+    model, x = conv_and_dense(), correlated(20)
+    outer = keras.Sequential([keras.Input((6, 6, 2)), model])
+    found = kernels(outer)[0]
+    scores = saliency.obs(outer, found, PassData(x, None, lambda model: model))
+    for kernel, score in zip(found, scores, strict=True):
+        squares = np.square(kernel.value())
+        np.testing.assert_allclose(score, squares / squares.sum(), rtol=1e-5)
+
+
+def test_obs_disturbs_the_outputs_least():
+    model, x = conv_and_dense(), correlated()
+    data, want = PassData(x, None, lambda model: model), np.asarray(model(x))
+    error = {}
+    for name in ("obs", "magnitude"):
+        config = weights.Config(0.5, saliency=name, scope="layer", **FAST)
+        error[name] = np.square(
+            np.asarray(weights.apply(model, config, data).model(x)) - want
+        ).sum()
+    assert error["obs"] < 0.3 * error["magnitude"]
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "1x4", "4x1"])
 def test_patterns_by_layer(pattern):
     result = weights.apply(lenet(), weights.Config(0.5, pattern=pattern, scope="layer", **FAST))
@@ -284,6 +366,7 @@ def test_a_file_that_cannot_be_written_is_said_so():
     [
         ("saliency=obd", "looks at pictures, and there are none. Give data, or choose magnitude"),
         ("saliency=fisher", "looks at pictures"),
+        ("saliency=obs", "looks at pictures"),
         ("pattern=4:2", "N of an N:M pattern is more than M"),
     ],
 )
