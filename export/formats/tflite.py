@@ -89,6 +89,12 @@ def write(  # noqa: PLR0913
     return path
 
 
+def unfinished(model: keras.Model) -> bytes:
+    """Returns the float32 file as the converter leaves it, for tools that know tensors by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _convert(trace.save(model, Path(folder), 1), "float32", None, "float32")[0]
+
+
 def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from pictures to outputs, on LiteRT with its default delegate.
 
