@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     import keras
 
     from export.pipeline import PassData
+    from export.result import Invariant
     from export.result import Result
 
-# Name -> module with `Config` and `apply(model, config, data) -> Result`.
+# Name -> module with `Config` and `apply(model, config, data) -> Result`; with `invariants(model,
+# config)` too where later passes must leave something true.
 PASSES: dict[str, str] = {
+    "low-rank": "export.low_rank.decompose",
     "prune-filters": "export.pruning.filters",
     "prune-weights": "export.pruning.weights",
     "qat": "export.quantization.qat",
@@ -37,6 +40,11 @@ class Pass:
     def apply(self, model: keras.Model, data: PassData | None = None) -> Result:
         """Returns the compressed model and what was done; `model` itself is not changed."""
         return importlib.import_module(PASSES[self.name]).apply(model, self.config, data)
+
+    def invariants(self, model: keras.Model) -> list[Invariant]:
+        """Returns what a model that went through this pass must keep."""
+        find = getattr(importlib.import_module(PASSES[self.name]), "invariants", None)
+        return find(model, self.config) if find else []
 
     def __str__(self) -> str:
         fields = [(f, getattr(self.config, f.name)) for f in dataclasses.fields(self.config)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 # Pictures that a pass may look at; more would not change a channel's rank.
 SAMPLE = 512
 LEDGER = "ledger.json"
+COMPRESSION = "compression.json"
+STEPS = "steps.json"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def compress(
     *,
     recipe: Recipe | None = None,
     reporter: Reporter | None = None,
+    checkpoint: Path | None = None,
 ) -> Compressed:
     """Applies `passes` in order; after each, fine-tunes and checks that the model is sound.
 
@@ -99,6 +103,8 @@ def compress(
             a run folder knows its own.
         recipe: Section `compress` says how to fine-tune, `train` the rest.
         reporter: Told about every step.
+        checkpoint: A folder that is kept up to date after every pass. If it holds the first of
+            these passes on the same model, they are not done again.
 
     Raises:
         UsageError: If a pass is unknown, has a wrong option or cannot work on this model.
@@ -111,17 +117,25 @@ def compress(
     parsed = [registry.parse(p) if isinstance(p, str) else p for p in passes]
     reporter = reporter or Reporter()
     subject = model if isinstance(model, Subject) else open_subject(model, data, recipe)
-    small, dataset = subject.model, subject.dataset
-    rows, results = [_row("original", small, dataset)], []
-    invariants: list[Invariant] = []
-    learned = subject.ranges
-    train = _trainer(subject, recipe or subject.recipe, invariants, reporter)
+    dataset, recipe = subject.dataset, recipe or subject.recipe
+    source = _digest(subject.model, recipe)
+    done = _resumed(checkpoint, source, parsed, subject)
+    if done is None:
+        done = Compressed(subject, [_row("original", subject.model, dataset)], [])
+    elif done.results:
+        reporter.note(f"{len(done.results)} of {len(parsed)} passes were done before")
+    small, rows, results = done.model, done.ledger, done.results
+    learned = done.subject.ranges
+    invariants = [i for step in parsed[: len(results)] for i in step.invariants(small)]
+    train = _trainer(subject, recipe, invariants, reporter)
     x, y = _sample(dataset)
-    for number, step in enumerate(parsed, 1):
+    for number, step in enumerate(parsed[len(results) :], len(results) + 1):
         reporter.step(f"compressing: {step}")
         result = step.apply(small, PassData(x, y, train, train, subject.model))
         for note in result.notes:
             reporter.note(note)
+        if result.missed:
+            reporter.warn(f"{step} missed its target: {result.missed}")
         # A pass that found nothing to do may return what it was given, which is not to be trained.
         invariants += result.invariants
         after = result.model
@@ -142,7 +156,40 @@ def compress(
         small = after
         results.append(result)
         rows.append(_row(f"{number} {step}", small, dataset))
-    return Compressed(replace(subject, model=small, ranges=learned), rows, results)
+        done = Compressed(replace(subject, model=small, ranges=learned), rows, results)
+        if checkpoint:
+            names = [str(p) for p in parsed[:number]]
+            write_run(done, checkpoint, {"source": source, "passes": names})
+    return done
+
+
+def _digest(model: keras.Model, recipe: Recipe) -> str:
+    """Returns a hash of all that the result of a pass depends on, but for the pictures."""
+    found = hashlib.sha256(f"{model.to_json()}{recipe!r}".encode())
+    for weights in model.get_weights():
+        found.update(weights.tobytes())
+    return found.hexdigest()
+
+
+def _resumed(
+    checkpoint: Path | None, source: str, parsed: Sequence[Pass], subject: Subject
+) -> Compressed | None:
+    """Returns what a checkpoint holds of these passes on this model, or None."""
+    from cnnkit.models.saving import load_model
+    from cnnkit.training import train
+    from export.result import Result
+
+    if checkpoint is None or not (checkpoint / STEPS).is_file():
+        return None
+    steps = json.loads((checkpoint / STEPS).read_text(encoding="utf-8"))
+    wanted = [str(step) for step in parsed[: len(steps["passes"])]]
+    if steps["source"] != source or steps["passes"] != wanted:
+        return None
+    model = load_model(checkpoint / train.MODEL)
+    told = json.loads((checkpoint / COMPRESSION).read_text(encoding="utf-8"))
+    results = [Result(model, **row) for row in told]
+    small = replace(subject, model=model, ranges=ranges.load(checkpoint))
+    return Compressed(small, read_ledger(checkpoint), results)
 
 
 def _copy(model: keras.Model) -> keras.Model:
@@ -235,8 +282,13 @@ def _check(before: Any, after: Any, step: str, x: np.ndarray | None) -> None:
         )
 
 
-def write_run(compressed: Compressed, out: Path) -> Path:
+def write_run(compressed: Compressed, out: Path, steps: dict[str, Any] | None = None) -> Path:
     """Writes a run folder with the small model; what stood at `out` is replaced.
+
+    Args:
+        compressed: What the pipeline left.
+        out: The folder.
+        steps: For a checkpoint: which passes were done, on which model.
 
     Raises:
         CnnkitError: If `out` cannot be written.
@@ -254,10 +306,11 @@ def write_run(compressed: Compressed, out: Path) -> Path:
             ranges.save(subject.ranges, folder)
         files.write_text(folder / train.CONFIG, to_toml(subject.recipe))
         files.write_json(folder / LEDGER, [row.to_dict() for row in compressed.ledger])
-        files.write_json(
-            folder / "compression.json",
-            [{"summary": r.summary, "protected": r.protected} for r in compressed.results],
-        )
+        if steps:
+            files.write_json(folder / STEPS, steps)
+        keys = ("summary", "protected", "missed")
+        told = [{key: getattr(r, key) for key in keys} for r in compressed.results]
+        files.write_json(folder / COMPRESSION, told)
         environment = train.environment(subject.recipe.train.seed)
         files.write_json(folder / "environment.json", environment)
         if subject.labels:

@@ -34,6 +34,7 @@ class Result:
         index_map: By path of a layer that lost output channels, the numbers of those it kept.
         protected: Layers that the pass left alone, each with the reason.
         notes: What the user should know.
+        missed: Which target was out of reach, and how far the model got; empty if none was.
         invariants: What later passes and later training must leave true.
         ranges: Of activations, learned for int8 together with the weights: a model that has them
             is not trained any more, and files in int8 take them instead of calibrating.
@@ -44,5 +45,12 @@ class Result:
     index_map: dict[str, list[int]] = field(default_factory=dict)
     protected: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missed: str = ""
     invariants: list[Invariant] = field(default_factory=list)
     ranges: Ranges | None = None
+
+
+def change(name: str, before: int, after: int) -> dict[str, float]:
+    """Returns two counts and the fraction that is gone, for a summary."""
+    ratio = 1 - after / before if before else 0.0
+    return {f"{name}_before": before, f"{name}_after": after, f"{name}_ratio": ratio}

@@ -10,6 +10,8 @@ import typer
 
 from apps import arguments
 from apps import console
+from cnnkit import files
+from cnnkit.errors import GateError
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +32,11 @@ def compress(
     ] = None,
     overwrite: arguments.Overwrite = False,
 ) -> None:
-    """Applies passes in the order given, fine-tunes after each, and leaves a run folder."""
+    """Applies passes in the order given, fine-tunes after each, and leaves a run folder.
+
+    Interrupted, the same command goes on after the last pass that was finished. If a target is
+    out of reach, the run folder has the best that was found, and the exit code is 3.
+    """
     from cnnkit.training import recipe
     from export import passes
 
@@ -55,11 +61,16 @@ def compress(
         if subject.dataset is None:
             printer.warn("no data: nothing is fine-tuned, and accuracy is not known; give --data")
         printer.stage("compressing")
-        small = run_passes(subject, parsed, reporter=printer)
+        steps_done = folder.with_name(f".{folder.name}.steps")
+        small = run_passes(subject, parsed, reporter=printer, checkpoint=steps_done)
         write_run(small, folder)
+        files.remove(steps_done)
     show(small.ledger)
     console.out.print(f"run folder: {folder}", markup=False)
     printer.done()
+    for result in small.results:
+        if result.missed:
+            raise GateError("A target was missed", received=result.missed, where=folder)
 
 
 def show(rows: Sequence[Row]) -> None:

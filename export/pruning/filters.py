@@ -21,6 +21,7 @@ from export.pruning import group_lasso
 from export.pruning import importance
 from export.pruning.recalibration import recalibrate
 from export.result import Result
+from export.result import change
 
 if TYPE_CHECKING:
     import keras
@@ -51,8 +52,8 @@ class Config:
         min_width: No group gets narrower.
         steps: The cut is made in so many equal parts, with recovery in between, after which the
             importances are measured anew.
-        recalibrate: Whether batch normalizations get the statistics that the data have in the
         strength: Of the penalty of criterion "group-lasso"; see `cnnkit.regularizers.GroupLasso`.
+        recalibrate: Whether batch normalizations get the statistics that the data have in the
             smaller model. Without it, fine-tuning starts from those of the larger one.
     """
 
@@ -68,8 +69,8 @@ class Config:
     round_to: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     min_width: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     steps: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
-    recalibrate: Annotated[bool, Field(description="true or false")] = True
     strength: Annotated[float, Field(gt=0, description="a number > 0")] = 1e-5
+    recalibrate: Annotated[bool, Field(description="true or false")] = True
 
 
 def apply(model: keras.Model, config: Config, data: PassData | None = None) -> Result:
@@ -110,13 +111,13 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
         disturbed.update(now.disturbed(removed))
     result = _result(graph, small, kept, disturbed)
     reached = result.summary[f"{config.of}_ratio"]
-    if config.of != "channels" and reached < config.ratio - 1e-6:
-        result.notes.append(
-            f"the target, {config.ratio:.1%} of the {_COUNTED[config.of]}, is out of reach: "
-            f"{reached:.1%} at most, with min_width={config.min_width} and "
-            f"round_to={config.round_to}"
-        )
-    return result
+    if config.of == "channels" or reached >= config.ratio - 1e-6:
+        return result
+    return replace(
+        result,
+        missed=f"{config.ratio:.1%} of the {_COUNTED[config.of]} should go, {reached:.1%} could, "
+        f"with min_width={config.min_width} and round_to={config.round_to}",
+    )
 
 
 def remove(model: keras.Model, channels: Mapping[str, Iterable[int]]) -> Result:
@@ -197,9 +198,9 @@ def _result(
     widths = {filters.path: len(filters.ids) for filters in graph.filters}
     lost = {path: widths[path] - len(numbers) for path, numbers in kept.items()}
     summary: dict[str, Any] = {
-        **_change("channels", sum(widths.values()), sum(widths.values()) - sum(lost.values())),
-        **_change("params", _count(graph.model, "params"), _count(model, "params")),
-        **_change("macs", _count(graph.model, "macs"), _count(model, "macs")),
+        **change("channels", sum(widths.values()), sum(widths.values()) - sum(lost.values())),
+        **change("params", _count(graph.model, "params"), _count(model, "params")),
+        **change("macs", _count(graph.model, "macs"), _count(model, "macs")),
         "widths": {path: [widths[path], len(numbers)] for path, numbers in kept.items()},
     }
     notes = [
@@ -221,9 +222,3 @@ def _result(
         protected=[f"{path}: {reason}" for path, reason in graph.protected.items()],
         notes=notes,
     )
-
-
-def _change(name: str, before: int, after: int) -> dict[str, float]:
-    """Two counts and the fraction that is gone."""
-    ratio = 1 - after / before if before else 0.0
-    return {f"{name}_before": before, f"{name}_after": after, f"{name}_ratio": ratio}

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
+from export.result import Invariant
 from export.result import Result
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # What is written to see what zeros buy.
 _FILES = ("keras", "tflite")
+# A ratio that is missed by less, for whole blocks and a weight that each kernel keeps, is met.
+_NEAR = 0.01
 # How often an epoch weights are chosen anew; saliencies that run the model are slow.
 _UPDATES = {"magnitude": 10, "lamp": 10}
 
@@ -156,8 +159,28 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
         summary=summary,
         protected=protected,
         notes=notes,
-        invariants=[masks.Zeros(kept, pattern)] if kept else [],
+        missed=_missed(summary["ratio"], config),
+        invariants=invariants(small, config),
     )
+
+
+def invariants(model: keras.Model, config: Config) -> list[Invariant]:
+    """Returns what a model that went through this pass must keep: its zeros."""
+    from export.pruning import kernels as kernels_of
+    from export.pruning import masks
+
+    chosen = kernels_of.kernels(model)[0]
+    if config.dense_ends:
+        chosen = chosen[1:-1]
+    kept = {kernel.path: kernel.value() != 0 for kernel in chosen}
+    return [masks.Zeros(kept, masks.pattern(config.pattern))] if kept else []
+
+
+def _missed(reached: float, config: Config) -> str:
+    """Returns how far from its ratio a model is that has too few weights to part with."""
+    if config.threshold is not None or ":" in config.pattern or reached > config.ratio - _NEAR:
+        return ""
+    return f"{config.ratio:.1%} of the kernels' weights zero: {reached:.1%} at most"
 
 
 def _ends(chosen: Sequence[Kernel]) -> list[Kernel]:

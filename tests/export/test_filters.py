@@ -143,7 +143,7 @@ def test_a_target_of_nothing_changes_nothing():
 
 def test_a_target_out_of_reach_gives_the_best():
     result = filters.apply(lenet(), filters.Config(0.99, of="params", min_width=8))
-    assert result.notes[-1].startswith("the target, 99.0% of the parameters, is out of reach: 96")
+    assert result.missed.startswith("99.0% of the parameters should go, 96")
     assert result.model.get_layer("fc1").units == 8
 
 

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import pytest
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
 from cnnkit.training.recipe import resolve
+from cnnkit.training.reporter import Reporter
 from export import ledger
 from export import pipeline
 from export.pipeline import compress
@@ -241,3 +243,31 @@ def test_a_compressed_run_can_be_opened_and_compressed_again(subject, tmp_path):
     assert again.ledger[0].accuracy == done.ledger[-1].accuracy
     assert again.subject.labels == subject.labels
     assert again.subject.dataset.ids("test") == subject.dataset.ids("test")
+
+
+def test_a_checkpoint_goes_on_where_it_was_left(subject, tmp_path):
+    subject = replace(subject, recipe=recipe(finetune_epochs=1))
+    passes = ["prune-weights:ratio=0.5,measure=false", HALF]
+    whole = compress(subject, passes, checkpoint=tmp_path / "a")
+    compress(subject, passes[:1], checkpoint=tmp_path / "b")
+    told = []
+
+    class Listener(Reporter):
+        def note(self, text):
+            told.append(text)
+
+        def step(self, text):
+            told.append(text)
+
+    again = compress(subject, passes, checkpoint=tmp_path / "b", reporter=Listener())
+    assert "1 of 2 passes were done before" in told
+    assert [t for t in told if t.startswith("compressing: ")] == [f"compressing: {HALF}"]
+    assert [row.params for row in again.ledger] == [row.params for row in whole.ledger]
+    assert again.results[0].summary == json.loads(json.dumps(whole.results[0].summary))
+    # The zeros of the first pass are kept through the fine-tuning of the second.
+    zeros = sum(int((w == 0).sum()) for w in again.model.get_weights() if w.ndim > 1)
+    assert zeros > 0
+    other = replace(subject, recipe=recipe(finetune_epochs=0))
+    told.clear()
+    compress(other, passes, checkpoint=tmp_path / "b", reporter=Listener())
+    assert "1 of 2 passes were done before" not in told
