@@ -73,7 +73,7 @@ def write(  # noqa: PLR0913
     if variant == "int8" and ranges is not None:
         from export.quantization import twin
 
-        content = _convert_simulation(twin.frozen(model, ranges), input_type)
+        content = _convert_simulation(twin.frozen(model, ranges, target="tflite"), input_type)
         _check(content, model, variant)
         with files.replacing(path) as partial:
             partial.write_bytes(flatbuffer.finish(content, described))

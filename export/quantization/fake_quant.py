@@ -25,6 +25,8 @@ STEPS = 255
 WEIGHT_STEPS = 127
 # A narrower range is that of a tensor which is always zero: any scale holds it.
 _NOTHING = 1e-7
+# Part of a step: less than means of a few values have between them, more than rounding errors.
+_LITTLE = 1e-3
 
 
 def nudged(low: float, high: float) -> tuple[float, float]:
@@ -54,58 +56,84 @@ def weight_limits(kernel: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 class Range(keras.layers.Layer):
     """Puts activations on the grid of a range, and learns the range while it trains.
 
-    The range is the moving average of the smallest and the largest value of every batch, at
-    first their plain mean. Gradients pass where the input is inside the range.
+    Several tensors may share the grid. Of each, the moving averages of the smallest and the
+    largest value of every batch are kept, at first their plain means; the range holds all of them.
+    Gradients pass where the input is inside the range.
+
+    Called with `average=True`, it rounds means of values that are on the grid already. Many of
+    them fall between two steps, and TFLite rounds those away from the int8 zero.
 
     Args:
         limits: The range, if it is known: then nothing is learned. The grid of one that `nudged`
             returned is the grid of the integer file.
         momentum: Part of the old range in the moving average, in [0, 1).
+        tensors: How many share the grid.
     """
 
     def __init__(
-        self, limits: tuple[float, float] | None = None, momentum: float = 0.99, **kwargs: Any
+        self,
+        limits: tuple[float, float] | None = None,
+        momentum: float = 0.99,
+        tensors: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.limits, self.momentum = limits, momentum
+        self.limits, self.momentum, self.tensors = limits, momentum, tensors
         self.observing = False
 
     def build(self, input_shape: Any) -> None:
         if self.limits is None:
-            zero = {"initializer": "zeros", "trainable": False}
-            self.low = self.add_weight(name="low", **zero)
-            self.high = self.add_weight(name="high", **zero)
-            self.batches = self.add_weight(name="batches", **zero)
+            zeros = {"shape": (self.tensors,), "initializer": "zeros", "trainable": False}
+            self.low = self.add_weight(name="low", **zeros)
+            self.high = self.add_weight(name="high", **zeros)
+            self.batches = self.add_weight(name="batches", **zeros)
 
-    def call(self, x: Tensor, training: bool = False) -> Tensor:
+    def call(
+        self, x: Tensor, number: int = 0, average: bool = False, training: bool = False
+    ) -> Tensor:
         if self.limits is not None:
             low, high = self.limits
+            x = _ties_broken(x, low, high) if average else x
             return tf.quantization.fake_quant_with_min_max_args(x, low, high)
-        low, high = ops.convert_to_tensor(self.low), ops.convert_to_tensor(self.high)
         if training or self.observing:
-            keep = ops.minimum(self.momentum, self.batches / (self.batches + 1))
-            seen = ops.stop_gradient(x)
-            low = keep * low + (1 - keep) * ops.minimum(ops.min(seen), 0.0)
-            high = keep * high + (1 - keep) * ops.maximum(ops.max(seen), 0.0)
-            self.low.assign(low)
-            self.high.assign(high)
-            self.batches.assign_add(1)
+            self._observe(ops.stop_gradient(x), number)
+        low = ops.minimum(ops.min(self.low), 0.0)
         # A range of no width would make the op divide by zero.
-        high = ops.maximum(high, low + _NOTHING)
+        high = ops.maximum(ops.maximum(ops.max(self.high), 0.0), low + _NOTHING)
+        x = _ties_broken(x, low, high) if average else x
         return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
 
-    def compute_output_spec(self, x: Tensor, training: bool = False) -> Any:
+    def _observe(self, x: Tensor, number: int) -> None:
+        this = np.arange(self.tensors) == number
+        keep = ops.minimum(self.momentum, self.batches / (self.batches + 1))
+        for average, value in ((self.low, ops.min(x)), (self.high, ops.max(x))):
+            average.assign(ops.where(this, keep * average + (1 - keep) * value, average))
+        self.batches.assign_add(this.astype(np.float32))
+
+    def compute_output_spec(
+        self, x: Tensor, number: int = 0, average: bool = False, training: bool = False
+    ) -> Any:
         return keras.KerasTensor(x.shape, x.dtype)
 
     def learned(self) -> tuple[float, float]:
         """Returns the range, with zero on the grid."""
-        return self.limits or nudged(float(self.low), float(self.high))
+        if self.limits is not None:
+            return self.limits
+        return nudged(np.min(self.low), np.max(self.high))
+
+
+def _ties_broken(x: Tensor, low: Any, high: Any) -> Tensor:
+    """Moves what is between two steps a little down, where it is below the int8 zero."""
+    scale = (high - low) / STEPS
+    middle = (128 - ops.round(-low / scale)) * scale
+    return ops.where(x < middle, x - _LITTLE * scale, x)
 
 
 class _Weighted:
-    """A kernel that is on the int8 grid whenever it is read.
+    """A kernel that is on the int8 grid while the layer computes; else it is the variable.
 
     Attributes:
+        mask: Zeros where the kernel is to stay zero, or None.
         channels: Axes of the kernel that have a scale for each of their indices.
         frozen: Limits that were computed once, as converters need them, or None.
         plain: Whether the kernel is on the grid already, and read as it is.
@@ -114,13 +142,30 @@ class _Weighted:
     channels: tuple[int, ...] = (-1,)
     frozen: np.ndarray | None = None
     plain = False
+    mask: np.ndarray | None = None
     _kernel: Any
+    _computing = False
+
+    def call(self, inputs: Tensor) -> Tensor:
+        self._computing = True
+        try:
+            return super().call(inputs)  # type: ignore[misc]
+        finally:
+            self._computing = False
 
     @property
-    def kernel(self) -> Tensor:
-        if self.plain:
-            return self._kernel
+    def kernel(self) -> Any:
+        return self.rounded() if self._computing and not self.plain else self._kernel
+
+    @kernel.setter
+    def kernel(self, variable: Any) -> None:
+        self._kernel = variable
+
+    def rounded(self) -> Tensor:
+        """Returns the kernel as it is used."""
         kernel = ops.convert_to_tensor(self._kernel)
+        if self.mask is not None:
+            kernel *= self.mask
         limits = self.frozen
         if limits is None:
             magnitude = ops.max(ops.abs(ops.stop_gradient(kernel)), self._reduced(kernel.shape))
@@ -138,16 +183,8 @@ class _Weighted:
         )
         return ops.reshape(flat, shape)
 
-    @kernel.setter
-    def kernel(self, variable: Any) -> None:
-        self._kernel = variable
-
     def _reduced(self, shape: Any) -> tuple[int, ...]:
         return tuple(range(len(shape) - len(self.channels)))
-
-    def on_grid(self) -> np.ndarray:
-        """Returns the kernel as it is used."""
-        return np.asarray(self.kernel)
 
     def freeze(self, scale: float) -> None:
         """Computes the limits, from now on constants, and rounds the bias as int32 does.

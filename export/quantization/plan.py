@@ -138,6 +138,7 @@ class Plan:
         input: Number of the input tensor.
         output: Number of the output tensor.
         grids: By tensor that is rounded, the name of its grid.
+        moved: The grids onto which tensors that have another are brought, once for each.
         fixed: By grid that does not depend on data, its range.
         inner: Tensors that exist only inside a fused operation.
         floats: Operations without a rule for int8, with the reason.
@@ -147,6 +148,7 @@ class Plan:
     input: int
     output: int
     grids: dict[int, str] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
     fixed: dict[str, Limits] = field(default_factory=dict)
     inner: set[int] = field(default_factory=set)
     floats: dict[str, str] = field(default_factory=dict)
@@ -346,7 +348,12 @@ def _place(found: Plan, pixels: bool) -> None:
                 # A fixed grid stays: the runtime rounds once more, onto that of the output.
                 if name not in found.fixed and name != root(op.path):
                     parent[name] = op.path
-    found.grids = {tensor: root(name) for tensor, name in found.grids.items()}
+    grids = found.grids = {tensor: root(name) for tensor, name in found.grids.items()}
+    for op in found.ops:
+        if op.kind in JOINING:
+            found.moved += [
+                grids[op.outputs[0]] for n in op.inputs if grids[n] != grids[op.outputs[0]]
+            ]
 
 
 def _fused(found: Plan, op: Op) -> bool:

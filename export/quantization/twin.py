@@ -47,7 +47,8 @@ class Twin:
         momentum: Part of the old range in the moving average over batches, in [0, 1).
 
     Attributes:
-        model: The simulation: same inputs and outputs, same weights, ranges not known yet.
+        model: The simulation: same inputs and outputs, same weights, ranges not known yet. Weights
+            that are zero stay so in training.
         floats: Operations that stay float32 in the integer file, with the reason.
 
     Raises:
@@ -61,6 +62,9 @@ class Twin:
         self.floats = dict(self.plan.floats)
         for source, target in self._build.pairs:
             target.assign(source)
+        for _, layer in self._build.kernels:
+            zero = np.asarray(layer.kernel) == 0
+            layer.mask = (~zero).astype(np.float32) if zero.any() else None
 
     def observe(self, x: np.ndarray) -> None:
         """Learns the ranges from inputs; no weight and no statistic changes."""
@@ -88,21 +92,21 @@ class Twin:
         for source, target in self._build.pairs:
             values[id(source)] = np.asarray(target)
         for kernel, layer in self._build.kernels:
-            values[id(kernel)] = layer.on_grid().reshape(kernel.shape)
+            values[id(kernel)] = np.asarray(layer.rounded())
         model.set_weights([values[id(w)] for w in self.original.weights])
         return model, self.ranges()
 
 
-def frozen(model: keras.Model, ranges: Ranges, *, target: str = "tflite") -> keras.Model:
-    """Returns the simulation of a trained model, in constants: what the integer file computes.
+def frozen(model: keras.Model, ranges: Ranges, *, target: str = "") -> keras.Model:
+    """Returns the simulation of a trained model, in constants: what the TFLite file computes.
 
     Args:
         model: As `Twin.finalize` returns it.
         ranges: Likewise.
-        target: Whose converter is to read it. "tflite" has a fake-quantization op behind every
-            kernel. "onnx" has kernels that are on the grid; it repeats the rounding behind
-            pooling and reshaping, where ONNX Runtime looks for it, and has no rounding behind
-            a softmax at the end, as our calibrated ONNX files have none.
+        target: Whose converter is to read it, if one is. "tflite" leaves it to the runtime how
+            ties are rounded. "onnx" does too, and has kernels that are on the grid; it repeats the
+            rounding behind pooling and reshaping, where ONNX Runtime looks for it, and has none
+            behind a softmax at the end, as our calibrated ONNX files have none.
 
     Raises:
         UsageError: If the ranges are not those of this model.
@@ -117,7 +121,7 @@ def frozen(model: keras.Model, ranges: Ranges, *, target: str = "tflite") -> ker
             received=", ".join(sorted(set(ranges) - wanted)[:3]) or "not so many ranges",
             todo="train it with the pass qat again, or remove ranges.json",
         )
-    build = _Frozen(found, ranges, target == "onnx")
+    build = _Frozen(found, ranges, target)
     twin = _assemble(model, found, build)
     for source, copy in build.copied():
         copy.assign(source)
@@ -127,13 +131,13 @@ def frozen(model: keras.Model, ranges: Ranges, *, target: str = "tflite") -> ker
 def _assemble(model: keras.Model, found: Plan, build: _Training | _Frozen) -> keras.Model:
     (old,) = model.inputs
     image = keras.Input(old.shape[1:], dtype="float32", name=old.name)
-    tensors = {found.input: build.range(found.grids[found.input])(image)}
+    tensors = {found.input: build.put(image, found.grids[found.input])}
     for op in found.ops:
         given = [tensors[n] for n in op.inputs]
         if op.kind in plans.JOINING:  # brings tensors with a grid of their own to the common one
             name = found.grids[op.outputs[0]]
             given = [
-                x if found.grids[n] == name else build.range(name)(x)
+                x if found.grids[n] == name else build.put(x, name)
                 for x, n in zip(given, op.inputs, strict=True)
             ]
         made = build.call(op, given)
@@ -149,15 +153,18 @@ class _Builder:
     Attributes:
         whole: Whether a softmax at the end is rounded too.
         repeats: Whether what pooling and reshaping give is rounded again, which changes nothing.
+        ties: Whether ties are broken as TFLite breaks them.
     """
 
     whole = repeats = False
+    ties = True
     momentum = 0.0
 
     def __init__(self, found: Plan) -> None:
         self.plan = found
         self.ranges: dict[str, fake_quant.Range] = {}
         self._copies: dict[int, tuple[Any, Any]] = {}
+        self._tensors: dict[str, int] = {}
 
     def limits(self, grid: str) -> Limits | None:
         raise NotImplementedError
@@ -172,7 +179,10 @@ class _Builder:
         """Returns the layer that rounds onto a grid."""
         if grid not in self.ranges:
             name = f"{grid}.range"
-            self.ranges[grid] = fake_quant.Range(self.limits(grid), self.momentum, name=name)
+            # More than there are, if some are not rounded: those stay at zero.
+            tensors = list(self.plan.grids.values()).count(grid) + self.plan.moved.count(grid)
+            limits = self.limits(grid)
+            self.ranges[grid] = fake_quant.Range(limits, self.momentum, tensors, name=name)
         return self.ranges[grid]
 
     def rounded(self, x: Any, number: int, op: Op) -> Any:
@@ -181,7 +191,12 @@ class _Builder:
         softmax = number == self.plan.output and op.kind == "softmax" and not self.whole
         if number in self.plan.inner or softmax or (op.kind == "same" and not self.repeats):
             return x
-        return self.range(self.plan.grids[number])(x)
+        return self.put(x, self.plan.grids[number], op.kind == "average" and self.ties)
+
+    def put(self, x: Any, grid: str, average: bool = False) -> Any:
+        """Returns a tensor, rounded onto a grid."""
+        self._tensors[grid] = self._tensors.get(grid, -1) + 1
+        return self.range(grid)(x, number=self._tensors[grid], average=average)
 
     def call(self, op: Op, given: list[Any]) -> Any:
         """Returns what an operation makes of tensors."""
@@ -258,9 +273,10 @@ class _Training(_Builder):
 class _Frozen(_Builder):
     """Constants: folded kernels on their grid, ranges as they were learned."""
 
-    def __init__(self, found: Plan, ranges: Ranges, onnx: bool) -> None:
+    def __init__(self, found: Plan, ranges: Ranges, target: str) -> None:
         super().__init__(found)
-        self._given, self.repeats, self.whole = ranges, onnx, not onnx
+        self._given, self.ties = ranges, not target
+        self.repeats, self.whole = target == "onnx", target != "onnx"
 
     def limits(self, grid: str) -> Limits:
         low, high = self._given[grid]
@@ -303,7 +319,7 @@ class _Frozen(_Builder):
         low, high = self.limits(self.plan.grids[op.inputs[0]])
         layer.freeze((high - low) / fake_quant.STEPS)
         if self.repeats:
-            layer._kernel.assign(layer.on_grid())
+            layer.kernel.assign(layer.rounded())
             layer.plain = True
         return layer
 
