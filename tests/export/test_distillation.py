@@ -332,9 +332,9 @@ def test_half_precision_students_can_be_taught(teacher):
     assert student.get_layer("conv").compute_dtype == "float16"
 
 
-def recovered(subject, **options):
-    recipe = resolve(compress={"finetune_epochs": 2, "finetune_lr": 1e-3, **options}).recipe
-    done = compress(replace(subject, recipe=recipe), ["prune-filters:ratio=0.5"])
+def recovered(subject, step="prune-filters:ratio=0.5", **options):
+    recipe = resolve(compress={"finetune_epochs": 2, "finetune_lr": 1e-3} | options).recipe
+    done = compress(replace(subject, recipe=recipe), [step])
     return done.model.get_weights()
 
 
@@ -353,6 +353,14 @@ def test_passes_recover_under_the_original(subject, tmp_path):
     assert not same(other, taught)
     assert not same(other, plain)
     assert same(recovered(subject, teacher="original", teacher_weight=0.0), plain)
+
+
+@pytest.mark.parametrize("step", ["prune-weights:ratio=0.5", "qat"])
+def test_passes_that_train_do_so_under_the_teacher(subject, step):
+    taught = recovered(subject, step, teacher="original", finetune_epochs=1)
+    assert not same(taught, recovered(subject, step, finetune_epochs=1))
+    if step.startswith("prune"):  # And what keeps zeros zero finds its layers.
+        assert np.mean(np.concatenate([w.ravel() for w in taught if w.ndim > 1]) == 0) > 0.45
 
 
 def test_a_missing_teacher_is_refused_before_the_first_pass(subject):
