@@ -185,8 +185,16 @@ def _epitaph(code: int, log: str) -> dict[str, Any]:
     return {"error": error, "detail": detail}
 
 
+def _end_with_parent(parent: int) -> None:
+    """Ends this process when its parent is gone, so that it writes nothing any more."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
 def _work(job: Path) -> None:
     """The child: converts every task and tells what became of it."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     # Libraries print to standard output too: they get standard error, the protocol keeps its own.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -48,7 +48,7 @@ def open_model(path: str | Path) -> Runnable:
     Raises:
         UsageError: If there is no such thing at `path`, or it cannot be run.
     """
-    path = Path(path)
+    path = home(Path(path))
     if not path.exists():
         raise UsageError("No such file or folder", where=path)
     keras_files = [path, path / "model.keras", path / "keras" / "model.keras"]
@@ -96,6 +96,16 @@ def open_model(path: str | Path) -> Runnable:
         scores = predict
         predict = lambda x: _softmax(scores(x))  # noqa: E731
     return Runnable(path, kind, shape, None, RESIZE, predict, tuple(notes))
+
+
+def home(path: Path) -> Path:
+    """Returns the bundle or the run folder whose Keras model `path` is, else `path` itself."""
+    bundle, run = path.parent.parent, path.parent
+    if path.name == "model.keras" and (bundle / "manifest.json").is_file():
+        return bundle
+    if path.name == "model.keras" and (run / "environment.json").is_file():
+        return run
+    return path
 
 
 def predict_keras(model: object, x: np.ndarray) -> np.ndarray:

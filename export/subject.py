@@ -11,6 +11,7 @@ from cnnkit.errors import UsageError
 from export.quantization import ranges
 from export.runtime import RESIZE
 from export.runtime import Runnable
+from export.runtime import home
 from export.runtime import open_model
 from export.runtime import predict_keras
 from export.wrap import as_classifier
@@ -83,7 +84,7 @@ def open_subject(
     recipe = recipe or Recipe(compress=Compress(finetune_lr=FINETUNE_LR))
     if not isinstance(source, str | Path):
         return _wrapped(source, source.name, data, recipe, None)
-    path = Path(source)
+    path = home(Path(source))
     if path.is_dir() and (path / Bundle.MANIFEST).is_file():
         bundle = Bundle.open(path)
         manifest = bundle.data_manifest()

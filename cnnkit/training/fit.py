@@ -138,8 +138,9 @@ def fit(  # noqa: PLR0913
         raise DivergedError(
             f"Training diverged in epoch {len(keeper.rows) + 1}",
             received=keeper.diverged,
-            todo=f"use a lower learning rate, such as {lr / 10:g}, or look for bad pictures; "
-            f"the weights of {keeper.kept} are kept" + (f" in {folder / BEST}" if folder else ""),
+            todo=f"use a lower learning rate, such as {min(lr / 10, 1e-3):g}, or look for bad "
+            f"pictures; the weights of {keeper.kept} are kept"
+            + (f" in {folder / BEST}" if folder else ""),
         )
     return History(keeper.rows, keeper.best_epoch)
 

@@ -53,7 +53,8 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         weights = self.net.get_weights()
         self._stop_unless_finite("the validation loss", logs.get("val_loss", 0.0))
-        self._stop_unless_finite("a weight", sum(float(np.sum(w)) for w in weights))
+        if not all(np.isfinite(w).all() for w in weights):
+            self._stop_unless_finite("a weight", math.nan)
         if self.diverged:
             return
         row = {

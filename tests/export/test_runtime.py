@@ -37,8 +37,7 @@ def test_every_kind_says_the_same_of_the_same_pictures(bundle, want, name):
     runnable = open_model(bundle.folder / place)
     assert (runnable.kind, runnable.input_shape) == (kind, corners.SHAPE)
     assert runnable.resize == "letterbox"
-    # A Keras file alone has no place for labels; the others carry them inside.
-    assert runnable.labels == (None if name == "keras file" else corners.LABELS)
+    assert runnable.labels == corners.LABELS
     assert runnable.notes == ()
     x, _ = corners.pictures(12, seed=7)
     for pixels in (x, x.astype("float32")):
@@ -170,3 +169,12 @@ def test_labels_that_do_not_fit_are_refused(run, tmp_path):
     keras.Model(x, layers.Dense(5)(layers.Flatten()(x))).save(own / "model.keras")
     with pytest.raises(UsageError, match=r"labels beside the model.*Expected 5 labels.*Received 3"):
         open_model(own)
+
+
+def test_the_keras_file_of_a_run_knows_its_labels(run):
+    assert open_model(run / "model.keras").labels == corners.LABELS
+
+
+def test_a_keras_file_alone_has_no_labels(run, tmp_path):
+    alone = shutil.copy(run / "model.keras", tmp_path / "model.keras")
+    assert open_model(alone).labels is None
