@@ -30,6 +30,7 @@ from export.formats import serving
 from export.ledger import Row
 from export.pipeline import read_ledger
 from export.quantization import ranges
+from export.quantization.calibration import check
 from export.verification import Gates
 from export.verification import Judged
 from export.verification import Pictures
@@ -200,11 +201,16 @@ def write(
     reporter = reporter or Reporter()
     subject = model if isinstance(model, Subject) else open_subject(model, data)
     options, model, dataset = subject.recipe.export, subject.model, subject.dataset
-    calibration = None
+    calibration, notes = None, list[str]()
     if dataset is not None:
-        x, _ = dataset.arrays("train")
-        chosen = np.random.default_rng(0).permutation(len(x))[: options.calibration]
-        calibration = x[np.sort(chosen)]
+        x, y = dataset.arrays("train")
+        chosen = np.sort(np.random.default_rng(0).permutation(len(x))[: options.calibration])
+        calibration = x[chosen]
+        if subject.ranges is None and any(row.needs_calibration for row in formats.select(jobs)):
+            found = check(calibration, y[chosen], x, y, dataset.classes)
+            notes += [f"int8: {problem}" for problem in found]
+            for note in notes:
+                reporter.warn(note)
     gates = Gates(options.max_drop, options.max_size)
     pictures = _synthetic(model) if dataset is None else compared(model, dataset)
     with files.replacing(Path(out)) as folder:
@@ -249,7 +255,7 @@ def write(
             "gates": vars(gates),
             "verified_on": f"{len(pictures.x)} "
             + ("synthetic pictures, for want of data" if dataset is None else "pictures"),
-            "notes": list(subject.notes),
+            "notes": [*subject.notes, *notes],
             "ledger": [
                 r.to_dict()
                 for r in rows or read_ledger(subject.origin) or [_model_row(subject, pictures)]

@@ -43,7 +43,7 @@ class GroupLasso(keras.regularizers.Regularizer):
 
     def __init__(
         self,
-        filters: float = 1e-5,
+        filters: float = 1e-4,
         channels: float = 0.0,
         shapes: float = 0.0,
         depth: float = 0.0,

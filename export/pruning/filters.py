@@ -69,7 +69,7 @@ class Config:
     round_to: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     min_width: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     steps: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
-    strength: Annotated[float, Field(gt=0, description="a number > 0")] = 1e-5
+    strength: Annotated[float, Field(gt=0, description="a number > 0")] = 1e-4
     recalibrate: Annotated[bool, Field(description="true or false")] = True
 
 

@@ -14,15 +14,18 @@ import numpy as np
 # Fewer pictures leave the ends of the ranges to chance; TensorFlow's guide asks for 100 to 500.
 ENOUGH = 100
 # Training pictures that are looked at; they are spread over the whole split.
-_SAMPLE = 2000
+_SAMPLE = 500
+# Pictures whose neighbouring pixels are looked at.
+_NEIGHBOURS = 100
 # A shift is told if it is above this part of the standard deviation of the pixels ...
 _SHIFT = 0.25
 # ... and above so many standard errors of the mean over pictures.
 _ERRORS = 4.0
 # A spread is told if it is so many times wider or narrower.
 _SPREAD = 1.5
-# Pictures are noise if their neighbouring pixels are related less than this part as much.
-_RELATED = 0.5
+# Pictures are noise if neighbouring pixels are related less than this part as much as in training
+# pictures, and in those by more than the latter.
+_RELATED, _PICTURE = 0.5, 0.3
 # So many classes are named at most.
 _NAMED = 5
 
@@ -130,7 +133,7 @@ def _statistics(x: np.ndarray, train: np.ndarray) -> list[str]:
 
 def _noise(x: np.ndarray, train: np.ndarray) -> list[str]:
     related, wanted = _relation(x), _relation(train)
-    if related >= _RELATED * wanted:
+    if wanted < _PICTURE or related >= _RELATED * wanted:
         return []
     return [
         f"neighbouring pixels of calibration pictures have a correlation of {related:.2f}, those "
@@ -142,6 +145,7 @@ def _relation(x: np.ndarray) -> float:
     """Returns the correlation of neighbours in a row; 0 where there is nothing to correlate."""
     if x.ndim < 4 or x.shape[2] < 2:
         return 0.0
+    x = x[:: max(1, len(x) // _NEIGHBOURS)]
     a, b = x[:, :, :-1].ravel(), x[:, :, 1:].ravel()
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))

@@ -16,6 +16,7 @@ from cnnkit import files
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
 from cnnkit.training.recipe import resolve
+from cnnkit.training.reporter import Reporter
 from export import bundle as bundles
 from export import formats
 from export.ledger import Row
@@ -155,6 +156,26 @@ def test_labels_are_one_line_each_whatever_they_are(subject, bundle, tmp_path):
     assert lines == ["two lines", "more of it", " "]
     assert done.labels == odd
     assert formats.module("onnx").metadata(tmp_path / "odd/onnx/corners_float32.onnx").labels == odd
+
+
+def test_calibration_pictures_are_checked_where_they_are_needed(npz, tmp_path):
+    class Listener(Reporter):
+        def __init__(self):
+            self.warned = []
+
+        def warn(self, text):
+            self.warned.append(text)
+
+    subject = corners.subject(npz, recipe=resolve(sets=["export.calibration=2"]).recipe)
+    listener = Listener()
+    done = bundles.write(subject, ["tflite-int8"], out=tmp_path / "int8", reporter=listener)
+    few, missing = listener.warned[:2]
+    assert few == "int8: 2 calibration pictures are few: ranges depend on chance below 100"
+    assert missing.startswith("int8: 1 of 3 classes have no calibration picture: ")
+    assert done.manifest["notes"] == listener.warned[:2]
+    listener.warned.clear()
+    done = bundles.write(subject, ["tflite"], out=tmp_path / "float", reporter=listener)
+    assert (listener.warned, done.manifest["notes"]) == ([], [])
 
 
 def test_a_model_without_data_is_verified_on_synthetic_pictures(tmp_path):
