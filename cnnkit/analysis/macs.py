@@ -32,6 +32,8 @@ class LayerCost:
     Attributes:
         name: Name of the layer; inside a nested model, `outer/inner`.
         kind: Class of the layer or operation.
+        input_shape: Shape of the first tensor that it is given, without the batch axis; `()` for
+            the input of the model.
         output_shape: Shape of its first output, without the batch axis.
         params: Weights, trainable or not, at the layer's first call; 0 at later calls.
         macs: Multiply-accumulates for one example.
@@ -40,6 +42,7 @@ class LayerCost:
 
     name: str
     kind: str
+    input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     params: int
     macs: int
@@ -81,6 +84,7 @@ def table(model: keras.Model) -> list[LayerCost]:
             LayerCost(
                 name=call.name,
                 kind=type(call.operation).__name__,
+                input_shape=call.operands[0][1:] if call.operands else (),
                 output_shape=call.shapes[0][1:],
                 params=0 if counted else call.operation.count_params(),
                 macs=_macs(call),

@@ -185,6 +185,24 @@ class Graph:
                 model cannot be made from its config.
         """
         keep = self._mask(removed)
+        config = self.config()
+        self._edit(config, keep, "")
+        model = self.remade(config)
+        for (path, old), (_, new) in zip(leaves(self.model), leaves(model), strict=True):
+            slices = self.sites[path].slices if path in self.sites else {}
+            for source, target in zip(old.weights, new.weights, strict=True):
+                value = np.asarray(source)
+                for axis, ids in slices.get(id(source), {}).items():
+                    value = np.compress(keep[ids], value, axis)
+                target.assign(value)
+        return model
+
+    def config(self) -> dict[str, Any]:
+        """Returns the model's config without the shapes of before, for `remade`.
+
+        Raises:
+            UsageError: If the model's class hides the layers.
+        """
         config = copy.deepcopy(self.model.get_config())
         if "layers" not in config:
             raise UsageError(
@@ -193,7 +211,15 @@ class Graph:
                 received=type(self.model).__name__,
                 todo="pass keras.Model(model.inputs, model.outputs)",
             )
-        self._edit(config, keep, "")
+        _forget_shapes(config)
+        return config
+
+    def remade(self, config: dict[str, Any]) -> keras.Model:
+        """Returns a new model of the same class from a changed config; its weights are fresh.
+
+        Raises:
+            UsageError: If a layer of the model cannot be made from its config.
+        """
         custom = {
             type(site.layer).__name__: type(site.layer)
             for site in self.sites.values()
@@ -202,7 +228,7 @@ class Graph:
         try:
             # A scope, since nested models do not hand `custom_objects` on.
             with keras.saving.custom_object_scope(custom):
-                model = type(self.model).from_config(config)
+                return type(self.model).from_config(config)
         except Exception as error:
             raise UsageError(
                 "The model cannot be rebuilt from its config",
@@ -212,14 +238,6 @@ class Graph:
                 todo="functions of your own must be registered with keras.saving; "
                 "Lambda layers cannot be",
             ) from error
-        for (path, old), (_, new) in zip(_leaves(self.model), _leaves(model), strict=True):
-            slices = self.sites[path].slices if path in self.sites else {}
-            for source, target in zip(old.weights, new.weights, strict=True):
-                value = np.asarray(source)
-                for axis, ids in slices.get(id(source), {}).items():
-                    value = np.compress(keep[ids], value, axis)
-                target.assign(value)
-        return model
 
     def _mask(self, removed: Iterable[int]) -> Mask:
         units = np.array(sorted(removed), int)
@@ -231,12 +249,9 @@ class Graph:
 
     def _edit(self, config: dict[str, Any], keep: Mask, prefix: str) -> None:
         for entry in config["layers"]:
-            # It holds the shapes of before.
-            entry.pop("build_config", None)
             inner = entry["config"]
             path = prefix + inner["name"]
             if "layers" in inner:
-                inner.pop("build_input_shape", None)
                 self._edit(inner, keep, f"{path}/")
             elif path in self.sites:
                 inner |= {key: edit(keep) for key, edit in self.sites[path].edits.items()}
@@ -255,9 +270,17 @@ def _nodes(model: Any) -> Iterator[Any]:
         yield from model._nodes_by_depth[depth]
 
 
-def _leaves(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _forget_shapes(config: dict[str, Any]) -> None:
+    config.pop("build_input_shape", None)
+    for entry in config.get("layers", ()):
+        entry.pop("build_config", None)
+        _forget_shapes(entry["config"])
+
+
+def leaves(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the layers that are no models, with their paths."""
     for layer in model.layers:
         if _opened(layer) is not None:
-            yield from _leaves(layer, f"{prefix}{layer.name}/")
+            yield from leaves(layer, f"{prefix}{layer.name}/")
         else:
             yield prefix + layer.name, layer
