@@ -76,10 +76,22 @@ def finish(content: bytes, meta: Metadata) -> bytes:
 
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(meta.dumps().encode(), np.uint8)
-    entry.name, entry.buffer = KEY.encode(), len(model.buffers)
+    entry.name, entry.buffer = KEY.encode(), _keep_used(model)
     model.buffers.append(buffer)
-    model.metadata = [*(model.metadata or ()), entry]
+    # What the converter says of itself is of no use to a runtime.
+    model.metadata, model.description = [entry], None
     return pack(model)
+
+
+def _keep_used(model: Any) -> int:
+    """Drops buffers that nothing uses, lets tensors without data share one; returns how many."""
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    used = {t.buffer for t in tensors if model.buffers[t.buffer].data is not None}
+    place = {old: new for new, old in enumerate(sorted(used), 1)}  # 0 is the empty one
+    model.buffers = [model.buffers[0], *(model.buffers[old] for old in sorted(used))]
+    for tensor in tensors:
+        tensor.buffer = place.get(tensor.buffer, 0)
+    return len(model.buffers)
 
 
 def read_metadata(path: Path) -> Metadata | None:
