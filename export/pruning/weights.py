@@ -229,8 +229,8 @@ def _files(before: keras.Model, after: keras.Model) -> tuple[dict[str, Any], lis
             f"{kind}: {old[1]:,} to {new[1]:,} bytes when zipped; plain {old[0]:,} to {new[0]:,}"
         )
     notes.append(
-        "what zeros buy is download and storage in compressed form, and Ethos-U's coded weights; "
-        "the kernels stay dense arrays, so memory and latency on x86 do not change"
+        "zeros make compressed files smaller (downloads, app packages), and in int8 what Ethos-U "
+        "reads; kernels stay dense arrays, so memory and latency on x86 do not change"
     )
     return measured, notes
 
