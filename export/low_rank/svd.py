@@ -57,7 +57,7 @@ class Svd(Method):
 
 def spectrum(matrix: np.ndarray) -> np.ndarray:
     """Returns the squares of the singular values, the largest first."""
-    return np.maximum(_eigen(matrix)[0], 0.0)
+    return np.maximum(np.linalg.eigvalsh(_gram(matrix))[::-1], 0.0)
 
 
 def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,14 +65,14 @@ def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     if matrix.shape[0] < matrix.shape[1]:
         left, right = truncated(matrix.T, rank)
         return right.T, left.T
-    v = _eigen(matrix)[1][:, :rank]
+    v = np.linalg.eigh(_gram(matrix))[1][:, ::-1][:, :rank]
     u = matrix @ v  # Times the singular values.
     root = np.sqrt(np.maximum(np.linalg.norm(u, axis=0), 1e-30))
     return u / root, root[:, None] * v.T
 
 
-def _eigen(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # Ten times as fast as an SVD; in float64 what it loses is far below the float32 of weights.
+def _gram(matrix: np.ndarray) -> np.ndarray:
+    # Its eigenvectors take a tenth of the time of an SVD; in float64 what is lost by squaring is
+    # far below the float32 of weights.
     small = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
-    values, vectors = np.linalg.eigh(small.T @ small)
-    return values[::-1], vectors[:, ::-1]
+    return small.T @ small
