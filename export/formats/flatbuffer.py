@@ -20,10 +20,15 @@ _ALIGNMENT = 16
 
 
 def parse(content: bytes) -> Any:
-    """Returns the flatbuffer as a tree of objects."""
+    """Returns the flatbuffer as a tree of objects, with all constants in it."""
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromPackedBuf(content, 0)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # Some tools put constants behind the flatbuffer; 0 and 1 mean none.
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def pack(model: Any) -> bytes:

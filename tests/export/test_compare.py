@@ -1,9 +1,12 @@
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from cnnkit.errors import UsageError
 from export.quantization import compare
 from export.runtime import predict_keras
+from tests.contracts.parts import perturb
 from tests.export import networks
 
 pytestmark = pytest.mark.export
@@ -60,6 +63,19 @@ def test_table(rows):
     assert {line.count("|") for line in lines} == {9}
     assert lines[2].startswith("| Keras, float32 |  | 75.00% |")
     assert lines[-1].endswith("| a / b |")
+
+
+def test_constants_behind_the_flatbuffer_are_kept():
+    """litert-quantizer writes constants of a kilobyte and more there."""
+    image = keras.Input((4, 4, 8), name="image")
+    x = layers.Rescaling(1 / 255, name="pixels")(layers.Flatten(name="flat")(image))
+    x = layers.Dense(64, activation="relu", name="wide")(x)
+    x = layers.Dense(3, activation="softmax", name="probabilities")(x)
+    x, model = networks.pictures(40, (4, 4, 8)), perturb(keras.Model(image, x))
+    row = compare.compare(model, x, None, x, ["litert-quantizer"])[2]
+    assert row.error == ""
+    assert row.size_bytes > 128 * 64
+    assert row.agreement > 0.9
 
 
 def test_files_are_those_of_the_formats(model, tmp_path):
