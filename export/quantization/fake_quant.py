@@ -11,6 +11,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -230,8 +231,20 @@ class DensePerChannel(Dense):
     channels = (-1,)
 
 
-class HardSwish(keras.layers.Layer):
-    """`x relu6(x + 3) / 6` in the very operations that the TFLite converter knows as one."""
+class Function(keras.layers.Layer):
+    """One of `FUNCTIONS`, in the very operations that the TFLite converter knows as one."""
+
+    def __init__(self, kind: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind = kind
 
     def call(self, x: Tensor) -> Tensor:
-        return x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0)
+        return FUNCTIONS[self.kind](x)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "hard_swish": lambda x: x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0),
+    # The two halves of a hard sigmoid.
+    "shifted_relu6": lambda x: tf.nn.relu6(x + 3.0),
+    "sixth": lambda x: x * (1.0 / 6.0),
+}

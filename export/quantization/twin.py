@@ -21,8 +21,9 @@ import numpy as np
 from cnnkit.errors import UsageError
 from export.quantization import fake_quant
 from export.quantization import plan as plans
-from export.quantization.plan import Limits
-from export.quantization.plan import Op
+from export.quantization.operations import WEIGHTED
+from export.quantization.operations import Limits
+from export.quantization.operations import Op
 from export.quantization.plan import Plan
 from export.quantization.ranges import Ranges
 
@@ -200,12 +201,12 @@ class _Builder:
 
     def call(self, op: Op, given: list[Any]) -> Any:
         """Returns what an operation makes of tensors."""
-        if op.kind in plans.WEIGHTED:
+        if op.kind in WEIGHTED:
             return self.weighted(op, *given)
         if op.kind in ("norm", "affine"):
             return self.scaled(op, *given)
-        if op.kind == "hard_swish":
-            return fake_quant.HardSwish(name=op.path)(*given)
+        if op.kind in fake_quant.FUNCTIONS:
+            return fake_quant.Function(op.kind, name=op.path)(*given)
         if op.arguments is not None:
             args, kwargs = op.arguments(given)
             return self.copy(op)(*args, **kwargs)

