@@ -37,6 +37,7 @@ from export.verification import Pictures
 from export.verification import compared
 from export.verification import judge
 from export.verification import sha256_of
+from export.verification import simulate
 
 if TYPE_CHECKING:
     import keras
@@ -225,7 +226,8 @@ def write(
                 verdict = Judged(row.name, str(row.path(subject.name)), reason=done.error)
             else:
                 reporter.step(f"verifying {row.name}")
-                verdict = judge(row, folder, subject.name, pictures, gates)
+                simulated = simulate(row, model, subject.ranges, pictures.x)
+                verdict = judge(row, folder, subject.name, pictures, gates, simulated)
             verdicts.append(verdict)
             if not verdict.ok:
                 files.remove(done.path)

@@ -15,11 +15,13 @@ from cnnkit.errors import CnnkitError
 from export import formats
 from export import ledger
 from export.formats import Format
+from export.quantization import ranges
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
     from cnnkit.training.reporter import Reporter
     from export.bundle import Bundle
+    from export.quantization.ranges import Ranges
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,25 @@ class Verdict:
         return not self.broken and all(row.ok for row in self.rows)
 
 
-def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates) -> Judged:
-    """Runs the artifact of one format on `pictures` and compares it with the Keras model."""
+def judge(
+    row: Format,
+    folder: Path,
+    name: str,
+    pictures: Pictures,
+    gates: Gates,
+    simulated: np.ndarray | None = None,
+) -> Judged:
+    """Runs the artifact of one format on `pictures` and compares it with the Keras model.
+
+    Args:
+        row: The format.
+        folder: The bundle's folder.
+        name: Name of the model.
+        pictures: What the artifact is run on.
+        gates: What the user asks.
+        simulated: What the file must compute if its model was trained for int8, see `simulate`:
+            classes are compared with these. Accuracy is compared with the Keras model's.
+    """
     place = row.path(name)
     path, module = folder / place, row.load()
     try:
@@ -154,6 +173,7 @@ def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates
     if got.shape != pictures.want.shape:
         reason = f"outputs of shape {got.shape}, the Keras model's are {pictures.want.shape}"
         return Judged(row.name, str(place), reason=reason)
+    want = pictures.want if simulated is None else simulated
     plain, zipped = ledger.sizes(path)
     right: list[float | None] = [None, None]
     error = None
@@ -164,8 +184,8 @@ def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates
         row.name,
         str(place),
         pictures=len(got),
-        agreement=float(np.mean(got.argmax(1) == pictures.want.argmax(1))),
-        max_abs=float(np.abs(got - pictures.want).max()),
+        agreement=float(np.mean(got.argmax(1) == want.argmax(1))),
+        max_abs=float(np.abs(got - want).max()),
         accuracy=right[0],
         model_accuracy=right[1],
         drop_error=error,
@@ -176,6 +196,20 @@ def judge(row: Format, folder: Path, name: str, pictures: Pictures, gates: Gates
     )
     reason = _breach(judged, LIMITS[row.name], gates)
     return Judged(**{**vars(judged), "ok": not reason, "reason": reason})
+
+
+def simulate(row: Format, model: Any, ranges: Ranges | None, x: np.ndarray) -> np.ndarray | None:
+    """Returns what a file of this format must compute, or None if that is what the model does.
+
+    Training in int8 may come to need the rounding: its float model is then another one.
+    """
+    if ranges is None or not row.needs_calibration:
+        return None
+    from export.quantization.twin import frozen
+    from export.runtime import predict_keras
+
+    target = "onnx" if row.module == "onnx" else ""
+    return predict_keras(frozen(model, ranges, target=target), x)
 
 
 def _paired_error(got: np.ndarray, want: np.ndarray, y: np.ndarray) -> float:
@@ -245,6 +279,7 @@ def verify(
     else:
         require_classes(bundle.labels, dataset, data)
         pictures, source = compared(model, dataset), "the test part of the data"
+    learned = ranges.load((bundle.folder / bundle.KERAS).parent)
     rows = []
     for name in bundle.artifacts:
         row = formats.get(name)
@@ -255,7 +290,14 @@ def verify(
         rows.append(
             Judged(name, place, reason=f"{bad[0]}: {broken[bad[0]]}")
             if bad
-            else judge(row, bundle.folder, bundle.name, pictures, bundle.gates)
+            else judge(
+                row,
+                bundle.folder,
+                bundle.name,
+                pictures,
+                bundle.gates,
+                simulate(row, model, learned, pictures.x),
+            )
         )
     return Verdict(rows, broken, source)
 

@@ -14,6 +14,7 @@ from cnnkit import models
 from cnnkit.errors import UsageError
 from cnnkit.training.recipe import resolve
 from export import bundle
+from export import formats
 from export import pipeline
 from export.formats import onnx
 from export.formats import tflite
@@ -27,6 +28,11 @@ from export.quantization.plan import plan
 from export.quantization.twin import Twin
 from export.quantization.twin import frozen
 from export.subject import open_subject
+from export.verification import Gates
+from export.verification import Pictures
+from export.verification import judge
+from export.verification import simulate
+from export.verification import verify
 from tests.contracts.parts import perturb
 from tests.export.networks import everything
 from tests.export.networks import sqnr_db
@@ -511,12 +517,30 @@ def test_the_ranges_travel(compressed, tmp_path):
     alone = replace(opened, dataset=None)  # nothing to calibrate with
     written = bundle.write(alone, ["tflite-int8"], out=tmp_path / "bundle")
     assert written.artifacts == ["tflite-int8"]
+    assert verify(written).ok
     x, _ = opened.dataset.arrays("test")
     got = tflite.run(tmp_path / "bundle/tflite/run_int8.tflite", x)
     want = np.asarray(frozen(opened.model, opened.ranges)(x.astype(np.float32)))
     # A step of a logit moves a probability by up to a quarter of it.
     assert np.abs(got - want).max() <= steps(opened.ranges["logits"]) / 2 + 1 / 256
     assert open_subject(tmp_path / "bundle").ranges == opened.ranges
+
+
+def test_files_are_judged_by_the_simulation_not_by_the_float_model(compressed, tmp_path):
+    """Narrow ranges clip: the float model, which does not, gives other answers."""
+    narrow = {**compressed.subject.ranges, "second.activation": nudged(0.0, 0.1)}
+    subject = replace(compressed.subject, ranges=narrow)
+    x = subject.dataset.arrays("test")[0].astype(np.float32)
+    float_classes = np.asarray(subject.model(x)).argmax(1)
+    row = formats.get("tflite-int8")
+    simulated = simulate(row, subject.model, narrow, x)
+    assert (simulated.argmax(1) == float_classes).mean() < 0.95
+    path = tmp_path / row.path("narrow")
+    tflite.write(subject.model, path, variant="int8", ranges=narrow)
+    pictures = Pictures(x, None, np.asarray(subject.model(x)))
+    assert "agree" in judge(row, tmp_path, "narrow", pictures, Gates()).reason
+    assert judge(row, tmp_path, "narrow", pictures, Gates(), simulated).ok
+    assert simulate(formats.get("tflite"), subject.model, narrow, x) is None
 
 
 def test_a_later_pass_drops_the_ranges(subject):
