@@ -55,7 +55,7 @@ class Digits:
     def __init__(self, folder: Path) -> None:
         below = folder / "mnist"
         loaded = data.load(data.check(below if below.is_dir() else folder))
-        self.classes = loaded.classes
+        self.classes, self.image_shape = loaded.classes, loaded.image_shape
         pairs = [loaded.arrays(split) for split in ("train", "val")]
         self.x, self.y = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         self.test_x, self.test_y = loaded.arrays("test")
