@@ -22,6 +22,7 @@ from cnnkit import files
 from cnnkit.data import RESIZE_RULES
 from cnnkit.data import Manifest
 from cnnkit.data import golden_pictures
+from cnnkit.data import sample
 from cnnkit.errors import UsageError
 from export import formats
 from export import ledger
@@ -204,11 +205,9 @@ def write(
     options, model, dataset = subject.recipe.export, subject.model, subject.dataset
     calibration, notes = None, list[str]()
     if dataset is not None:
-        x, y = dataset.arrays("train")
-        chosen = np.sort(np.random.default_rng(0).permutation(len(x))[: options.calibration])
-        calibration = x[chosen]
+        calibration, labels = sample(dataset, options.calibration)
         if subject.ranges is None and any(row.needs_calibration for row in formats.select(jobs)):
-            found = check(calibration, y[chosen], x, y, dataset.classes)
+            found = check(calibration, labels, *dataset.arrays("train"), dataset.classes)
             notes += [f"int8: {problem}" for problem in found]
             for note in notes:
                 reporter.warn(note)

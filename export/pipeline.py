@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit import files
+from cnnkit.data import sample
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
 from export import ledger
@@ -115,6 +116,8 @@ def compress(
     from export.subject import open_subject
 
     parsed = [registry.parse(p) if isinstance(p, str) else p for p in passes]
+    from export.pruning.kernels import copied  # Keras: not before a wrong pass is refused
+
     reporter = reporter or Reporter()
     subject = model if isinstance(model, Subject) else open_subject(model, data, recipe)
     dataset, recipe = subject.dataset, recipe or subject.recipe
@@ -140,7 +143,7 @@ def compress(
         invariants += result.invariants
         after = result.model
         if result.ranges is None:
-            after = train(_copy(small) if after is small else after)
+            after = train(copied(small) if after is small else after)
             if learned is not None:
                 reporter.note(f"{step} changes the model: the int8 ranges of before are dropped")
         learned = result.ranges
@@ -192,14 +195,6 @@ def _resumed(
     return Compressed(small, read_ledger(checkpoint), results)
 
 
-def _copy(model: keras.Model) -> keras.Model:
-    import keras
-
-    twin = keras.models.clone_model(model)
-    twin.set_weights(model.get_weights())
-    return twin
-
-
 def _row(name: str, model: keras.Model, dataset: Dataset | None) -> Row:
     right = None
     if dataset is not None:
@@ -211,9 +206,8 @@ def _row(name: str, model: keras.Model, dataset: Dataset | None) -> Row:
 def _sample(dataset: Dataset | None) -> tuple[np.ndarray | None, np.ndarray | None]:
     if dataset is None:
         return None, None
-    x, y = dataset.arrays("train")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:SAMPLE])
-    return x[chosen].astype(np.float32), y[chosen]
+    x, y = sample(dataset, SAMPLE)
+    return x.astype(np.float32), y
 
 
 def _trainer(
@@ -312,7 +306,7 @@ def write_run(compressed: Compressed, out: Path, steps: dict[str, Any] | None = 
         told = [{key: getattr(r, key) for key in keys} for r in compressed.results]
         files.write_json(folder / COMPRESSION, told)
         environment = train.environment(subject.recipe.train.seed)
-        files.write_json(folder / "environment.json", environment)
+        files.write_json(folder / train.ENVIRONMENT, environment)
         if subject.labels:
             files.write_json(folder / "classes.json", subject.labels)
         if subject.dataset is not None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnkit.errors import UsageError
 from export import formats
+
+if TYPE_CHECKING:
+    import keras
 
 RESIZE = "letterbox"
 # By how much probabilities of a quantized output may miss the sum 1.
@@ -131,12 +136,23 @@ def _open_keras(file: Path, place: Path) -> Runnable:
             expected=f"{model.output_shape[-1]} labels",
             received=len(labels),
         )
+    return of_keras(file, model, labels, resize or RESIZE, notes)
+
+
+def of_keras(
+    path: Path,
+    model: keras.Model,
+    labels: tuple[str, ...] | None,
+    resize: str,
+    notes: Sequence[str],
+) -> Runnable:
+    """Returns a deployable Keras model as a classifier in its own runtime."""
     return Runnable(
-        file,
+        path,
         "keras",
         tuple(model.input_shape[1:]),
         labels,
-        resize or RESIZE,
+        resize,
         lambda x: predict_keras(model, x),
         tuple(notes),
     )

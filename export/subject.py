@@ -12,8 +12,8 @@ from export.quantization import ranges
 from export.runtime import RESIZE
 from export.runtime import Runnable
 from export.runtime import home
+from export.runtime import of_keras
 from export.runtime import open_model
-from export.runtime import predict_keras
 from export.wrap import as_classifier
 from export.wrap import check
 
@@ -119,16 +119,8 @@ def open_judge(source: str | Path, data: str | Path | None = None) -> tuple[Runn
     served = any((path / place / "saved_model.pb").is_file() for place in (".", "1"))
     if path.suffix == ".keras" or (path.is_dir() and not served):
         subject = open_subject(path, data)
-        model, dataset = subject.model, subject.dataset
-        runnable = Runnable(
-            path,
-            "keras",
-            tuple(model.input_shape[1:]),
-            subject.labels,
-            subject.resize,
-            lambda x: predict_keras(model, x),
-            subject.notes,
-        )
+        dataset = subject.dataset
+        runnable = of_keras(path, subject.model, subject.labels, subject.resize, subject.notes)
     else:
         runnable = open_model(path)
         above = path.resolve().parents

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnnkit.data import sample
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,12 +92,8 @@ def _is_ours(model: keras.Model) -> bool:
     )
 
 
-def check(model: keras.Model) -> None:
-    """Makes sure that `model` is a classifier of pictures whose layers can be followed.
-
-    Raises:
-        UsageError: If it is not.
-    """
+def require_graph(model: keras.Model) -> None:
+    """Raises UsageError if the layers of `model` cannot be followed."""
     import keras
 
     if not isinstance(model, keras.Sequential | keras.Function) or not model.built:
@@ -106,6 +103,15 @@ def check(model: keras.Model) -> None:
             expected="a functional model, or a sequential one with a known input shape",
             received=f"{type(model).__name__}{'' if model.built else ', not built'}",
         )
+
+
+def check(model: keras.Model) -> None:
+    """Makes sure that `model` is a classifier of pictures whose layers can be followed.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    require_graph(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UsageError(
             "Only models with one input and one output are supported",
@@ -153,9 +159,8 @@ def _measure(model: keras.Model, dataset: Dataset | None, softmax: bool) -> tupl
 
     if dataset is None:
         return "0-255", "pixel range 0-255 assumed: without data it cannot be measured"
-    x, y = dataset.arrays("train")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:_PICTURES])
-    x, y = x[chosen].astype("float32"), y[chosen]
+    x, y = sample(dataset, _PICTURES)
+    x = x.astype("float32")
     ranks = {}
     for name, (scale, offset) in PIXEL_RANGES.items():
         scores = np.asarray(model.predict(x * scale + offset, verbose=0), "float32")

@@ -13,13 +13,14 @@ Conventions, which every table of the project uses:
 
 import math
 from collections.abc import Callable
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from typing import TypeAlias
 
 import keras
 
+from cnnkit.analysis.functional import graph_of
+from cnnkit.analysis.functional import nodes
 from cnnkit.errors import UsageError
 
 _Sizes: TypeAlias = tuple[int, ...]
@@ -129,7 +130,7 @@ def peak_activation_bytes(model: keras.Model, itemsize: int = 4) -> int:
 
 def _open(model: keras.Model) -> tuple[list[_Call], list[int]]:
     """Returns the calls of `model`, nested models opened, and the numbers of its outputs."""
-    graph = _graph(model)
+    graph = graph_of(model)
     if graph is None:
         raise UsageError(
             "Cannot count a model without a layer graph",
@@ -146,7 +147,7 @@ def _open(model: keras.Model) -> tuple[list[_Call], list[int]]:
 
     def open_graph(graph: Any, inputs: list[int], prefix: str) -> list[int]:
         keys = {id(t): key for t, key in zip(graph.inputs, inputs, strict=True)}
-        for node in _nodes(graph):
+        for node in nodes(graph):
             operation, name = node.operation, prefix + node.operation.name
             if node.is_input:
                 if not prefix:
@@ -154,7 +155,7 @@ def _open(model: keras.Model) -> tuple[list[_Call], list[int]]:
                     calls.append(_Call(name, operation, (), {}, [], [key], [specs[key].shape]))
                 continue
             given = [keys[id(t)] for t in node.input_tensors]
-            inner = _graph(operation)
+            inner = graph_of(operation)
             if inner is not None:
                 outputs = open_graph(inner, given, f"{name}/")
             else:
@@ -168,19 +169,6 @@ def _open(model: keras.Model) -> tuple[list[_Call], list[int]]:
 
     inputs = [number(tensor, graph.name) for tensor in graph.inputs]
     return calls, open_graph(graph, inputs, "")
-
-
-def _graph(model: Any) -> Any:
-    """Returns the functional graph of a model, or None if it has none."""
-    # A Sequential keeps its graph in a private model of its own.
-    graph = getattr(model, "_functional", None) or model
-    return graph if hasattr(graph, "_nodes_by_depth") else None
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    # Keras has no public way to the single calls of a shared layer; `Function.call` walks these.
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        yield from graph._nodes_by_depth[depth]
 
 
 def _batch_of_one(tensor: Any, name: str) -> Any:

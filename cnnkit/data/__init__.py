@@ -3,6 +3,7 @@ from cnnkit.data.checking import check as check
 from cnnkit.data.dataset import Dataset as Dataset
 from cnnkit.data.dataset import golden_pictures as golden_pictures
 from cnnkit.data.dataset import load as load
+from cnnkit.data.dataset import sample as sample
 from cnnkit.data.manifest import Item as Item
 from cnnkit.data.manifest import Manifest as Manifest
 from cnnkit.data.manifest import Problem as Problem

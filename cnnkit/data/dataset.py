@@ -126,6 +126,13 @@ def load(
     return Dataset(manifest, shape, resize, source)
 
 
+def sample(dataset: Dataset, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns up to `n` training pictures, always the same, in their order, and their labels."""
+    x, y = dataset.arrays("train")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:n])
+    return x[chosen], y[chosen]
+
+
 def golden_pictures(dataset: Dataset, n: int = 12) -> list[tuple[str, np.ndarray, int]]:
     """Returns up to `n` test pictures as (id, uint8 pixels, label), one of each class first."""
     x, y = dataset.arrays("test")

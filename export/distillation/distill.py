@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from cnnkit.data import sample
 from cnnkit.errors import UsageError
 from cnnkit.training.fit import History
 from cnnkit.training.fit import fit
@@ -141,6 +142,5 @@ def _require_fit(teacher: keras.Model, student: keras.Model) -> None:
 def _sample(dataset: Dataset | None) -> tuple[np.ndarray, np.ndarray]:
     if dataset is None:
         raise UsageError("Neurons are selected on data, and there are none")
-    x, y = dataset.arrays("train")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:SAMPLE])
-    return x[chosen].astype(np.float32), y[chosen]
+    x, y = sample(dataset, SAMPLE)
+    return x.astype(np.float32), y

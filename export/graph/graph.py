@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnnkit.analysis.functional import graph_of
+from cnnkit.analysis.functional import nodes
 from cnnkit.errors import UsageError
 from export.graph import rules
 from export.graph.channels import Channels
@@ -63,7 +65,7 @@ class Graph:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        if _opened(model) is None:
+        if graph_of(model) is None:
             raise UsageError(
                 "The model has no layer graph",
                 where=model.name,
@@ -91,7 +93,7 @@ class Graph:
         self.groups = list(self._grouped())
 
     def _walk(self, model: keras.Model, channels: Channels) -> None:
-        opened = _opened(model)
+        opened = graph_of(model)
         inputs = [channels.new(rules.width(tensor)) for tensor in opened.inputs]
         outputs = self._open(opened, inputs, channels, "")
         for ids in [*inputs, *outputs]:
@@ -102,11 +104,11 @@ class Graph:
 
     def _open(self, model: Any, given: list[Ids], channels: Channels, prefix: str) -> list[Ids]:
         known = {id(t): ids for t, ids in zip(model.inputs, given, strict=True)}
-        for node in _nodes(model):
+        for node in nodes(model):
             path = prefix + node.operation.name
             # An input layer reads the tensor that it makes.
             inputs = [known[id(t)] for t in node.input_tensors or node.output_tensors]
-            if (nested := _opened(node.operation)) is not None:
+            if (nested := graph_of(node.operation)) is not None:
                 made = self._open(nested, inputs, channels, f"{path}/")
             else:
                 site = self.sites.setdefault(path, Site(node.operation))
@@ -257,19 +259,6 @@ class Graph:
                 inner |= {key: edit(keep) for key, edit in self.sites[path].edits.items()}
 
 
-def _opened(model: Any) -> Any:
-    """Returns the functional graph of a model, or None if it has none."""
-    # A Sequential keeps its graph in a private model of its own.
-    graph = getattr(model, "_functional", None) or model
-    return graph if hasattr(graph, "_nodes_by_depth") else None
-
-
-def _nodes(model: Any) -> Iterator[Any]:
-    # Keras has no public way to the single calls of a shared layer; `Function.call` walks these.
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from model._nodes_by_depth[depth]
-
-
 def _forget_shapes(config: dict[str, Any]) -> None:
     config.pop("build_input_shape", None)
     for entry in config.get("layers", ()):
@@ -280,7 +269,7 @@ def _forget_shapes(config: dict[str, Any]) -> None:
 def leaves(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the layers that are no models, with their paths."""
     for layer in model.layers:
-        if _opened(layer) is not None:
+        if graph_of(layer) is not None:
             yield from leaves(layer, f"{prefix}{layer.name}/")
         else:
             yield prefix + layer.name, layer

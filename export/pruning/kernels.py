@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from cnnkit.errors import UsageError
+from export.wrap import require_graph
 
 _CONVOLUTIONS = (
     keras.layers.Dense,
@@ -102,13 +103,7 @@ def copied(model: keras.Model) -> keras.Model:
     Raises:
         UsageError: If `model` has no layer graph, or a layer cannot be made from its config.
     """
-    if not isinstance(model, keras.Sequential | keras.Function) or not model.built:
-        raise UsageError(
-            "The model has no layer graph",
-            where=model.name,
-            expected="a functional model, or a sequential one with a known input shape",
-            received=f"{type(model).__name__}{'' if model.built else ', not built'}",
-        )
+    require_graph(model)
     try:
         twin = keras.models.clone_model(model)
         twin.set_weights(model.get_weights())

@@ -8,6 +8,9 @@ from typing import Any
 
 import keras
 
+from cnnkit.analysis.functional import graph_of
+from cnnkit.analysis.functional import nodes
+
 Limits = tuple[float, float]
 
 # Operations with a kernel.
@@ -122,7 +125,7 @@ def operations(model: keras.Model) -> tuple[list[Op], int]:
     Tensor 0 is the input. Nested models are opened, activations inside of layers taken out.
     """
     walk = _Walk()
-    (output,) = walk.open(opened(model), [0], "")
+    (output,) = walk.open(graph_of(model), [0], "")
     return walk.ops, output
 
 
@@ -140,17 +143,16 @@ class _Walk:
 
     def open(self, model: Any, given: list[int], prefix: str) -> list[int]:
         known = {id(t): n for t, n in zip(model.inputs, given, strict=True)}
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                inputs = [known[id(t)] for t in node.input_tensors]
-                path = self._free(prefix + node.operation.name)
-                if (nested := opened(node.operation)) is not None:
-                    made = self.open(nested, inputs, f"{path}.")
-                else:
-                    made = self._add(path, node, inputs)
-                known |= zip(map(id, node.output_tensors), made, strict=True)
+        for node in nodes(model):
+            if node.is_input:
+                continue
+            inputs = [known[id(t)] for t in node.input_tensors]
+            path = self._free(prefix + node.operation.name)
+            if (nested := graph_of(node.operation)) is not None:
+                made = self.open(nested, inputs, f"{path}.")
+            else:
+                made = self._add(path, node, inputs)
+            known |= zip(map(id, node.output_tensors), made, strict=True)
         return [known[id(t)] for t in model.outputs]
 
     def _free(self, path: str) -> str:
@@ -233,9 +235,3 @@ def _kind(operation: Any, inputs: int) -> str:
 def _filler(node: Any) -> Callable[[list[Any]], tuple[Any, Any]]:
     old = node.input_tensors
     return lambda new: node.arguments.fill_in({id(a): b for a, b in zip(old, new, strict=True)})
-
-
-def opened(model: Any) -> Any:
-    """Returns the functional graph of a model, or None if it has none."""
-    graph = getattr(model, "_functional", None) or model
-    return graph if hasattr(graph, "_nodes_by_depth") else None

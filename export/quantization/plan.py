@@ -10,13 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from cnnkit.analysis.functional import graph_of
 from cnnkit.errors import UsageError
 from export.quantization.fake_quant import STEPS
 from export.quantization.fake_quant import nudged
 from export.quantization.operations import WEIGHTED
 from export.quantization.operations import Limits
 from export.quantization.operations import Op
-from export.quantization.operations import opened
 from export.quantization.operations import operations
 
 # Raw pixels: the grid of uint8 itself.
@@ -91,7 +91,7 @@ def plan(model: keras.Model, pixels: bool = True) -> Plan:
     Raises:
         UsageError: If it is not such a model.
     """
-    graph = opened(model)
+    graph = graph_of(model)
     if graph is None or len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise UsageError(
             "Cannot simulate int8 for this model",
