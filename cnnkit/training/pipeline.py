@@ -19,7 +19,7 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         x: Pixels `(n, height, width, channels)`.
-        y: Labels `(n,)`.
+        y: Labels `(n,)`, or float32 `(n, numbers)` that stand in the place of one-hot labels.
         classes: Number of classes.
         batch_size: Pictures in a batch, at most.
         seed: Of the order; None keeps the order of the arrays.
@@ -45,4 +45,5 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self.batches[index]
-        return self.x[chosen].astype(np.float32), self.one_hot[self.y[chosen]]
+        x, y = self.x[chosen], self.y[chosen]
+        return x.astype(np.float32), self.one_hot[y] if y.ndim == 1 else y

@@ -10,6 +10,7 @@ from typing import Annotated
 from typing import Any
 from typing import Literal
 from typing import TypeAlias
+from typing import cast
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from cnnkit.errors import UsageError
 from cnnkit.training.fit import History
 from cnnkit.training.fit import fit
 from cnnkit.training.fit import logits
+from cnnkit.training.pipeline import Batches
 from export.distillation.distiller import Distiller
 from export.distillation.ensemble import ensemble
 from export.distillation.losses import logit_regression
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 Source: TypeAlias = keras.Model | str | Path
 # Pictures on which neurons are selected.
 SAMPLE = 2048
+# Pictures at a time for which a teacher is asked.
+BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def distill(
     *,
     epochs: int,
     config: Config | None = None,
+    ask_once: bool = False,
     **options: Any,
 ) -> History:
     """Trains `student` in place on its teacher and the labels.
@@ -75,14 +80,28 @@ def distill(
         dataset: Its splits `train` and `val` are used.
         epochs: At most.
         config: What is taught; None teaches soft labels.
+        ask_once: Whether the teacher sees each picture once, before the training, and not in every
+            epoch. That saves its time if no callback changes the pictures; not for "neurons".
         **options: As `fit` takes them, such as `lr` and `batch_size`.
 
     Raises:
         UsageError: If teacher, student and data do not fit together.
         DivergedError: As `fit` raises it.
     """
-    lesson = taught_by(open_teacher(teacher, dataset), config or Config(), dataset)
-    return fit(student, dataset, epochs=epochs, wrap=lesson, **options)
+    config, opened = config or Config(), open_teacher(teacher, dataset)
+    lesson = taught_by(opened, config, dataset)
+    if not ask_once or lesson is None:
+        return fit(student, dataset, epochs=epochs, wrap=lesson, **options)
+    if config.method == "neurons":
+        raise UsageError("The neurons of a teacher cannot be remembered", todo="leave out ask_once")
+
+    def wrap(plain: keras.Model) -> keras.Model:
+        distiller = lesson(plain)
+        distiller.answered = True
+        return distiller
+
+    answered = cast("Dataset", _Answered(dataset, logits(opened)))
+    return fit(student, answered, epochs=epochs, wrap=wrap, **options)
 
 
 def open_teacher(source: Source | Sequence[Source], dataset: Dataset | None = None) -> keras.Model:
@@ -126,6 +145,20 @@ def taught_by(
         return distiller
 
     return wrap
+
+
+class _Answered:
+    """A dataset whose labels are one-hot, with a teacher's logits beside them."""
+
+    def __init__(self, dataset: Dataset, teacher: keras.Model) -> None:
+        self.dataset, self.teacher = dataset, teacher
+
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        x, y = self.dataset.arrays(split)
+        if not len(y):
+            return x, y
+        batches = Batches(x, y, self.teacher.output_shape[-1], BATCH)
+        return x, np.concatenate([batches.one_hot[y], self.teacher.predict(batches, verbose=0)], 1)
 
 
 def _require_fit(teacher: keras.Model, student: keras.Model) -> None:

@@ -372,3 +372,25 @@ def test_the_public_names_are_the_functions():
     assert export.distill is distill
     assert export.ensemble is ensemble
     assert taught_by(corners.network(), Config(weight=0.0)) is None
+
+
+@pytest.mark.parametrize("method", ["soft-labels", "logits"])
+def test_a_teacher_that_is_asked_once_teaches_the_same(teacher, method):
+    config, x, found = Config(method=method, temperature=2.0), Pictures().arrays("val")[0], []
+    for ask_once in (False, True):
+        student = net(4, seed=2)
+        history = distill(
+            student, teacher, Pictures(), epochs=3, batch_size=8, config=config, ask_once=ask_once
+        )
+        found.append((student(x.astype("float32")), history))
+    (want, plain), (got, once) = found
+    np.testing.assert_allclose(want, got, atol=1e-3)
+    for a, b in zip(plain.rows, once.rows, strict=True):
+        np.testing.assert_allclose(a["val_loss"], b["val_loss"], rtol=1e-2)
+        np.testing.assert_allclose(a["accuracy"], b["accuracy"], atol=0.02)
+
+
+def test_neurons_cannot_be_asked_once(teacher):
+    neurons = Config(method="neurons")
+    with pytest.raises(UsageError, match="remembered"):
+        distill(net(), teacher, Pictures(), epochs=1, config=neurons, ask_once=True)
