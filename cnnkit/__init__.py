@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 # training then dies with `free(): invalid next size`. Its AVX2 kernels do not. It reads this on
 # first use, so importing cnnkit after TensorFlow is early enough; a value of the user's stays.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# TensorFlow leaves oneDNN off where a processor has no AVX-512, although a ResNet-8 trains twice as
+# fast with it. This one it reads when it is imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _SUBPACKAGES = ("analysis", "data", "models", "regularizers", "training")
 _FUNCTIONS = {"check": "cnnkit.data", "train": "cnnkit.training.train"}

@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Programs that tests start shall run the checkout, not a copy in site-packages.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
+import cnnkit  # noqa: F401, I001  # its settings of TensorFlow, before that is imported
 import keras
 import pytest
 

@@ -243,6 +243,9 @@ def _quantize(proto: Any, calibration: np.ndarray) -> Any:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            # Seven bits of weights: with eight, two products overflow the 16 bits in which x86
+            # processors without VNNI add them (up to 15 dB), and unsigned ones cost half the speed.
+            reduce_range=True,
             calibrate_method=CalibrationMethod.MinMax,
             nodes_to_exclude=_float_nodes(nodes),
         )

@@ -1,6 +1,10 @@
 """Int8 weights in an ONNX graph whose activations have QuantizeLinear and DequantizeLinear.
 
 tf2onnx writes the fake quantization of activations so, but knows none of weights.
+
+Weights are stored as unsigned bytes around 128, which is the same as signed ones around 0: where
+an x86 processor has no VNNI, ONNX Runtime adds pairs of products of unsigned and signed bytes in
+16 bits, which overflow (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
 """
 
 from __future__ import annotations
@@ -12,10 +16,11 @@ import numpy as np
 # Operation -> axis of the weight that has a scale for each index; None: one scale for all.
 _AXES = {"Conv": 0, "ConvTranspose": 1, "MatMul": None, "Gemm": None}
 _STEPS = 127
+_ZERO = 128
 
 
 def store_weights(proto: Any) -> None:
-    """Replaces weights by int8 and their biases by int32, each behind a DequantizeLinear.
+    """Replaces weights by bytes and their biases by int32, each behind a DequantizeLinear.
 
     The weights must be on the grid of their largest magnitude / 127, so that nothing is lost.
     A weight is left alone if the input of its operation is not dequantized.
@@ -35,6 +40,8 @@ def store_weights(proto: Any) -> None:
 
     def stored(name: str, integers: np.ndarray, scale: np.ndarray, axis: int | None) -> str:
         parts = {"int": integers, "scale": scale.astype(np.float32)}
+        if integers.dtype == np.uint8:
+            parts["zero"] = np.full(scale.shape, _ZERO, np.uint8)
         for part, value in parts.items():
             if f"{name}.{part}" not in constants:
                 tensor = onnx.numpy_helper.from_array(value, f"{name}.{part}")
@@ -63,8 +70,8 @@ def store_weights(proto: Any) -> None:
             limits = np.abs(weight).max(others or None)
             scale = np.where(limits > 0, limits, 1.0) / _STEPS
             shape = [-1 if a == axis else 1 for a in range(weight.ndim)]
-            integers = np.rint(weight / scale.reshape(shape if scale.ndim else ())).astype(np.int8)
-            node.input[1] = stored(node.input[1], integers, scale, axis)
+            integers = np.rint(weight / scale.reshape(shape if scale.ndim else ())) + _ZERO
+            node.input[1] = stored(node.input[1], integers.astype(np.uint8), scale, axis)
             if len(node.input) > 2 and node.input[2] in constants:
                 step = scale * float(array(source.input[1]))
                 bias = np.rint(array(node.input[2]) / step).clip(-(2**31), 2**31 - 1)

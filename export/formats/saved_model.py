@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from cnnkit import checks
 from cnnkit import files
 from cnnkit.errors import UsageError
+from cnnkit.types import Tensor
 from export import cookbook
 from export.formats import metadata as meta
 from export.formats import trace
@@ -58,9 +63,41 @@ def write(
     checks.one_of("saved_model.write", "variant", variant, VARIANTS)
     described = meta.of(model, labels, resize)
     with files.replacing(path) as partial:
-        trace.save(model, partial, None)
+        with _unfused(model):
+            trace.save(model, partial, None)
         files.write_text(partial / _METADATA, described.dumps())
     return path
+
+
+@contextlib.contextmanager
+def _unfused(model: keras.Model) -> Iterator[None]:
+    """Has grouped convolutions add their bias behind a reshape, which costs nothing.
+
+    Else TensorFlow fuses it into an operation that has no groups where oneDNN is off, as it is by
+    default on processors without AVX-512, and the model fails when it is called.
+    """
+    from keras import layers
+    from keras import ops
+
+    def call(layer: Any, x: Tensor) -> Tensor:
+        y = layer.convolution_op(x, layer.kernel)
+        flat = ops.reshape(y, (-1, y.shape[-1])) + layer.bias
+        return layer.activation(ops.reshape(flat, ops.shape(y)))
+
+    kinds = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+    grouped = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, kinds) and layer.groups > 1 and layer.use_bias
+        if layer.data_format == "channels_last"
+    ]
+    for layer in grouped:
+        layer.call = partial(call, layer)
+    try:
+        yield
+    finally:
+        for layer in grouped:
+            del layer.call
 
 
 def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:

@@ -122,7 +122,7 @@ def test_onnx_interface(written):
         assert {entry.domain: entry.version for entry in proto.opset_import}[""] == onnx.OPSET
 
 
-def test_onnx_int8_is_u8s8_per_channel(written):
+def test_onnx_int8_is_per_channel(written):
     import onnx as onnx_library
 
     proto = onnx_library.load(str(written["onnx-int8"]))

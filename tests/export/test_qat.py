@@ -461,7 +461,7 @@ def test_onnx_has_int8_weights_and_agrees(make, tmp_path):
     graph = library.load(str(path)).graph
     arrays = [library.numpy_helper.to_array(c) for c in graph.initializer]
     floats = sum(a.size for a in arrays if a.dtype == np.float32)
-    assert sum(a.size for a in arrays if a.dtype == np.int8) >= 0.9 * sum(
+    assert sum(a.size for a in arrays if a.dtype == np.uint8) >= 0.9 * sum(
         w.size for w in plain.get_weights() if w.ndim > 1
     )
     assert floats < 0.5 * plain.count_params()
