@@ -1,0 +1,175 @@
+"""Measures what channels removed and int8 buy in time: MobileNetV2 and ResNet-50 at 224x224.
+
+    python -m benchmarks.speed                 # half an hour; two cores
+    python -m benchmarks.speed MobileNetV2     # one of them
+
+The networks of `keras.applications` have random weights and 1000 classes: sizes and times do not
+depend on what a network knows. Each is written as it is, pruned with `prune-filters:ratio=0.5`, and
+the same with widths that are multiples of 8; each as float32 and as int8; for LiteRT and for ONNX
+Runtime. Files that were written before are not written again (`--work` says where they are kept).
+
+All files of a runtime take one picture each in turns, in one process, so that what else the machine
+does meets them alike. A time is the least of all turns; medians stand beside. Ratios are of least
+times, against the network as it is in float32 on the same runtime and threads. The rows go into
+`benchmarks/speed.md`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnkit import files
+from cnnkit import registry
+
+TABLE = Path(__file__).with_suffix(".md")
+NAMES = ("MobileNetV2", "ResNet50")
+SHAPE = (224, 224, 3)
+PASSES = {
+    "as it is": "",
+    "ratio=0.5": "prune-filters:ratio=0.5",
+    "ratio=0.5, multiples of 8": "prune-filters:ratio=0.5,round_to=8",
+}
+RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
+VARIANTS = ("float32", "int8")
+THREADS = (1, 2)
+PICTURES = 8  # for the ranges of int8
+TURNS = 50
+# A ratio above it is no gain: the noise of the least times.
+GAIN = 0.95
+HEAD = (
+    "| network | channels | weights | runtime | MACs | bytes | 1 thread: least ms | median ms "
+    "| ratio | 2 threads: least ms | median ms | ratio |\n" + "|---" * 12 + "|"
+)
+
+
+def written(name: str, channels: str, work: Path) -> dict[str, Any]:
+    """Returns the MACs and the files of a network, which are written unless they are there."""
+    stem = f"{name}-{list(PASSES).index(channels)}"
+    done = work / f"{stem}.json"
+    if not done.is_file():
+        import keras
+
+        from cnnkit.analysis import macs
+        from export import formats
+        from export import passes
+
+        keras.utils.set_random_seed(0)
+        model = getattr(keras.applications, name)(weights=None, input_shape=SHAPE)
+        if PASSES[channels]:
+            model = passes.parse(PASSES[channels]).apply(model).model
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, 256, (PICTURES, *SHAPE)).astype(np.uint8)
+        for kind in RUNTIMES:
+            for variant in VARIANTS:
+                path, module = work / f"{stem}-{variant}.{kind}", formats.module(kind)
+                module.write(model, path, variant=variant, calibration=x)
+        files.write_json(done, {"macs": macs.total(model)})
+    return {"stem": stem, **json.loads(done.read_text(encoding="utf-8"))}
+
+
+def times(paths: Sequence[Path], kind: str, threads: int) -> list[list[float]]:
+    """Returns the milliseconds of each file for one picture, one for each turn."""
+    from export import formats
+
+    predictors = [formats.module(kind).predictor(path, threads=threads) for path in paths]
+    x = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
+    found: list[list[float]] = [[] for _ in paths]
+    for _ in range(TURNS):
+        for predict, taken in zip(predictors, found, strict=True):
+            start = time.perf_counter()
+            predict(x)
+            taken.append(1000 * (time.perf_counter() - start))
+    return found
+
+
+def rows(name: str, work: Path) -> list[dict[str, Any]]:
+    """Returns what was measured on each file of a network; its files exist."""
+    known = {channels: written(name, channels, work) for channels in PASSES}
+    cases = [(channels, variant) for channels in PASSES for variant in VARIANTS]
+    found = []
+    for kind, runtime in RUNTIMES.items():
+        paths = [
+            work / f"{known[channels]['stem']}-{variant}.{kind}" for channels, variant in cases
+        ]
+        taken = {threads: times(paths, kind, threads) for threads in THREADS}
+        for number, ((channels, variant), path) in enumerate(zip(cases, paths, strict=True)):
+            row = {"network": name, "channels": channels, "weights": variant, "runtime": runtime}
+            row |= {"macs": known[channels]["macs"], "bytes": path.stat().st_size}
+            for threads, all_ in taken.items():
+                least = min(all_[number])
+                row[str(threads)] = [
+                    least,
+                    statistics.median(all_[number]),
+                    least / min(all_[0]),
+                ]
+            found.append(row)
+    return found
+
+
+def text(found: list[dict[str, Any]]) -> str:
+    """Returns the page."""
+    lines, slow = [], []
+    for row in found:
+        timed = [
+            cell for n in THREADS for cell in "{:.2f} {:.2f} {:.2f}".format(*row[str(n)]).split()
+        ]
+        cells = [row["network"], row["channels"], row["weights"], row["runtime"]]
+        lines.append(
+            f"| {' | '.join(cells)} | {row['macs']:,} | {row['bytes']:,} | {' | '.join(timed)} |"
+        )
+        plain = (row["channels"], row["weights"]) == (next(iter(PASSES)), VARIANTS[0])
+        slow += [
+            f"{', '.join(cells)}, {n} thread{'s' * (n > 1)} ({row[str(n)][2]:.2f})"
+            for n in THREADS
+            if not plain and row[str(n)][2] > GAIN
+        ]
+    intro = (
+        "# What channels removed and int8 buy in time\n\nOne picture of 224x224, made by "
+        "`python -m benchmarks.speed`, whose text says what the columns are. Times are of a "
+        "machine with two cores and other work to do: the ratios are what counts."
+    )
+    verdict = "\n".join(f"- {line}" for line in slow) or "- none"
+    return "\n".join([intro, "", HEAD, *lines, "", f"No gain (a ratio above {GAIN}):", "", verdict])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures the networks that are named, or all, and writes the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="one of " + ", ".join(NAMES))
+    parser.add_argument("--work", type=Path, default=Path("runs/speed"), help="kept there")
+    parser.add_argument("--child", choices=("write", "time"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    names = [registry.known("network", name, NAMES) for name in args.names] or list(NAMES)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.child == "write":
+        for channels in PASSES:
+            written(names[0], channels, args.work)
+        return 0
+    if args.child == "time":
+        files.write_json(args.work / f"{names[0]}.json", {"rows": rows(names[0], args.work)})
+        return 0
+    for name in names:
+        # TensorFlow's threads and memory are no longer there when the times are taken.
+        for step in ("write", "time"):
+            command = [sys.executable, "-m", "benchmarks.speed", name, "--child", step]
+            subprocess.run([*command, "--work", str(args.work)], check=True)
+    known = [args.work / f"{name}.json" for name in NAMES]
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))["rows"] for path in known if path.exists()
+    ]
+    files.write_text(TABLE, text([row for some in found for row in some]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
