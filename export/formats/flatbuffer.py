@@ -32,14 +32,49 @@ def parse(content: bytes) -> Any:
 
 
 def pack(model: Any) -> bytes:
-    """Returns the tree of objects as a flatbuffer, its buffers aligned."""
-    import flatbuffers  # type: ignore[import-untyped]  # comes with LiteRT
-
+    """Returns the tree of objects as a flatbuffer: its buffers aligned, equal vectors shared."""
     for buffer in model.buffers:
         buffer.Pack = _aligned(buffer)
-    builder = flatbuffers.Builder(1024)
+    builder = _sharing_builder()
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def _sharing_builder() -> Any:
+    """Returns a builder that writes equal vectors of numbers once, and points there again.
+
+    A tensor quantized per channel has a zero point for each channel, 8 bytes that are all 0: in
+    a small file these are many.
+    """
+    import flatbuffers  # type: ignore[import-untyped]  # comes with LiteRT
+
+    class Sharing(flatbuffers.Builder):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            super().__init__(1024)
+            self.written: dict[tuple[int, int, bytes], int] = {}
+            self.vector: tuple[int, int, int] | None = None
+
+        def StartVector(self, size: int, count: int, alignment: int) -> Any:  # noqa: N802
+            self.began, self.vector = self.Offset(), (size, count, alignment)
+            return super().StartVector(size, count, alignment)
+
+        def PrependUOffsetTRelative(self, offset: int) -> None:  # noqa: N802
+            self.vector = None  # Bytes that point mean something else in another place.
+            super().PrependUOffsetTRelative(offset)
+
+        def EndVector(self) -> int:  # noqa: N802
+            made: int = super().EndVector()
+            if self.vector is None:  # also of a string, which is begun in another way
+                return made
+            size, count, alignment = self.vector
+            self.vector, begin = None, self.Head() + 4  # behind the length
+            content = bytes(self.Bytes[begin : begin + size * count])
+            known = self.written.setdefault((size, alignment, content), made)
+            if known != made:
+                self.head = len(self.Bytes) - self.began
+            return known
+
+    return Sharing()
 
 
 def _aligned(buffer: Any) -> Any:

@@ -213,6 +213,24 @@ def test_finish_changes_no_output_and_aligns_the_buffers(model):
     assert offsets == {0}
 
 
+def test_equal_vectors_are_written_once(model):
+    content, _ = _raw(model, "int8")
+    graph = flatbuffer.parse(content).subgraphs[0]
+    channels = [
+        len(t.quantization.scale)
+        for t in graph.tensors
+        if t.quantization is not None and t.quantization.scale is not None
+    ]
+    spared = 8 * (sum(n for n in channels if n > 1) - sum({n for n in channels if n > 1}))
+    plain = len(flatbuffer.pack(flatbuffer.parse(content)))
+    distinct = flatbuffer.parse(content)
+    for number, tensor in enumerate(distinct.subgraphs[0].tensors):
+        if tensor.quantization is not None and tensor.quantization.zeroPoint is not None:
+            tensor.quantization.zeroPoint = tensor.quantization.zeroPoint + number
+    assert spared > 0
+    assert plain + spared <= len(flatbuffer.pack(distinct))
+
+
 def _raw(model, variant):
     samples = networks.pictures(8).astype("float32") if variant == "int8" else None
     with tempfile.TemporaryDirectory() as folder:
