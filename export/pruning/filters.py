@@ -53,6 +53,8 @@ class Config:
         steps: The cut is made in so many equal parts, with recovery in between, after which the
             importances are measured anew.
         strength: Of the penalty of criterion "group-lasso"; see `cnnkit.regularizers.GroupLasso`.
+        widths: How many channels some layers keep, such as "conv1:4+fc1:10". This takes the place
+            of `ratio`, `of`, `scope`, `round_to` and `min_width`: the other layers stay.
         recalibrate: Whether batch normalizations get the statistics that the data have in the
             smaller model. Without it, fine-tuning starts from those of the larger one.
     """
@@ -70,6 +72,10 @@ class Config:
     min_width: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     steps: Annotated[int, Field(ge=1, description="an integer >= 1")] = 1
     strength: Annotated[float, Field(gt=0, description="a number > 0")] = 1e-4
+    widths: Annotated[
+        str,
+        Field(pattern=r"^([^+:]+:[1-9]\d*(\+[^+:]+:[1-9]\d*)*)?$", description="LAYER:WIDTH+…"),
+    ] = ""
     recalibrate: Annotated[bool, Field(description="true or false")] = True
 
 
@@ -92,7 +98,7 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
     if data is None and config.steps > 1:
         raise UsageError("Pruning in several steps recovers in between, which needs data")
     graph, small = Graph(model), model
-    choose = _chosen if config.of == "channels" else _enough
+    choose = _narrowed if config.widths else _chosen if config.of == "channels" else _enough
     share = replace(config, ratio=1 - (1 - config.ratio) ** (1 / config.steps))
     kept: dict[str, list[int]] = {}
     disturbed: set[str] = set()
@@ -102,7 +108,8 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
         elif step and data is not None:
             small = data.recover(small)
         now = graph if small is model else Graph(small)
-        removed = choose(now, importance.CRITERIA[config.criterion](now, data), share)
+        score = importance.CRITERIA[config.criterion](now, data)
+        removed = choose(now, score, replace(share, steps=config.steps - step))
         small = now.rebuild(removed)
         if removed and config.recalibrate and data is not None and data.x is not None:
             recalibrate(small, data.x)
@@ -111,7 +118,7 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
         disturbed.update(now.disturbed(removed))
     result = _result(graph, small, kept, disturbed)
     reached = result.summary[f"{config.of}_ratio"]
-    if config.of == "channels" or reached >= config.ratio - 1e-6:
+    if config.widths or config.of == "channels" or reached >= config.ratio - 1e-6:
         return result
     return replace(
         result,
@@ -162,6 +169,30 @@ def _enough(graph: Graph, score: np.ndarray, config: Config) -> list[int]:
         else:
             high, best = middle, units
     return best
+
+
+def _narrowed(graph: Graph, score: np.ndarray, config: Config) -> list[int]:
+    """Returns the units that go in the first of `config.steps` steps towards the widths."""
+    made = {filters.path: len(filters.ids) for filters in graph.filters}
+    groups = {path: group.units for group in graph.groups for path in group.layers}
+    removed: list[int] = []
+    for pair in config.widths.split("+"):
+        path, _, text = pair.partition(":")
+        width, now = int(text), made.get(path, 0)
+        if width == now:
+            continue
+        units = groups.get(path, np.zeros(0, int))
+        if len(units) != now or width > now:
+            raise UsageError(
+                "This layer cannot have that width",
+                where=path,
+                expected=f"at most {now} channels" if now else f"one of {', '.join(made)}",
+                received=text,
+                todo=graph.protected.get(path, ""),
+            )
+        left = round(now * (width / now) ** (1 / config.steps))
+        removed += units[np.argsort(score[units], kind="stable")][: now - left].tolist()
+    return removed
 
 
 def _count(model: keras.Model, what: str) -> int:

@@ -170,6 +170,24 @@ def test_steps_recover_in_between(of):
     np.testing.assert_array_equal(result.model.get_layer("stem_bn").gamma, np.asarray(bn)[kept])
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_layers_get_the_widths_that_are_named(steps):
+    model = lenet()
+    config = filters.Config(widths="conv1:4+fc1:1+conv2:50", steps=steps)
+    result = filters.apply(model, config, sample(model))
+    assert result.summary["widths"] == {"conv1": [20, 4], "fc1": [500, 1]}
+    assert not result.missed
+    if steps == 1:
+        score = np.abs(np.asarray(model.get_layer("conv1").kernel)).sum((0, 1, 2))
+        assert result.index_map["conv1"] == sorted(np.argsort(score)[-4:])
+
+
+@pytest.mark.parametrize("widths", ["conv9:4", "conv1:21", "logits:3"])
+def test_widths_that_a_layer_cannot_have_are_refused(widths):
+    with pytest.raises(UsageError, match="cannot have that width"):
+        filters.apply(lenet(), filters.Config(widths=widths))
+
+
 def test_steps_without_data_are_refused():
     with pytest.raises(UsageError, match="several steps recovers in between, which needs data"):
         filters.apply(lenet(), filters.Config(steps=2))
