@@ -48,7 +48,7 @@ def _sharing_builder() -> Any:
     """
     import flatbuffers  # type: ignore[import-untyped]  # comes with LiteRT
 
-    class Sharing(flatbuffers.Builder):  # type: ignore[misc]  # untyped
+    class Sharing(flatbuffers.Builder):
         def __init__(self) -> None:
             super().__init__(1024)
             self.written: dict[tuple[int, int, bytes], int] = {}
