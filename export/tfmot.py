@@ -215,11 +215,15 @@ def quantize(model: keras.Model, train: Train, path: Path) -> keras.Model:
     tfmot, tf_keras = _libraries()
     twin = to_tf_keras(model)
     front = [layer for layer in twin.layers[1:2] if type(layer).__name__ == _FRONT]
-    end = [layer for layer in twin.layers[-1:] if type(layer).__name__ == _END]
-    body = tf_keras.Model(
-        front[0].output if front else twin.input, end[0].input if end else twin.output
-    )
+    end = [
+        layer
+        for layer in twin.layers[-1:]
+        if type(layer).__name__ == _END and layer.output is twin.output
+    ]
     try:
+        body = tf_keras.Model(
+            front[0].output if front else twin.input, end[0].input if end else twin.output
+        )
         rounded = tfmot.quantization.keras.quantize_model(body)
     except (RuntimeError, ValueError) as error:
         raise UsageError(
