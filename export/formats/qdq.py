@@ -15,6 +15,8 @@ import numpy as np
 
 # Operation -> axis of the weight that has a scale for each index; None: one scale for all.
 _AXES = {"Conv": 0, "ConvTranspose": 1, "MatMul": None, "Gemm": None}
+# Operations that leave values, and so their grid, as they are.
+_MOVING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _STEPS = 127
 _ZERO = 128
 
@@ -23,7 +25,8 @@ def store_weights(proto: Any) -> None:
     """Replaces weights by bytes and their biases by int32, each behind a DequantizeLinear.
 
     The weights must be on the grid of their largest magnitude / 127, so that nothing is lost.
-    A weight is left alone if the input of its operation is not dequantized.
+    A weight is left alone if the input of its operation is not dequantized. Between the two may
+    be what moves values: tf2onnx transposes pixels behind their rounding.
 
     Args:
         proto: The model; changed in place.
@@ -55,8 +58,14 @@ def store_weights(proto: Any) -> None:
             makers[f"{name}.float"] = node
         return f"{name}.float"
 
+    def origin(name: str) -> Any:
+        node = makers.get(name)
+        while node is not None and node.op_type in _MOVING:
+            node = makers.get(node.input[0])
+        return node
+
     for node in list(graph.node):
-        source = makers.get(node.input[0]) if node.input else None
+        source = origin(node.input[0]) if node.input else None
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             # One scale for the whole tensor has no axis.
             del node.attribute[:]

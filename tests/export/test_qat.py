@@ -468,6 +468,25 @@ def test_onnx_has_int8_weights_and_agrees(make, tmp_path):
 
 
 @pytest.mark.export
+def test_onnx_convolves_raw_pixels_in_int8(tmp_path):
+    """There the transposition of the pixels stands between their rounding and the kernel."""
+    import onnx as library
+
+    image = keras.Input((16, 16, 3), name="image")
+    x = layers.Conv2D(8, 3, strides=2, name="stem")(image)
+    x = layers.Conv2D(8, 3, activation="relu", name="second")(x)
+    model = perturb(keras.Model(image, layers.GlobalAveragePooling2D(name="mean")(x)))
+    x = inputs(model)
+    _, plain, found = trained(model, x)
+    path = onnx.write(plain, tmp_path / "model.onnx", variant="int8", ranges=found)
+    wrong = np.abs(onnx.run(path, x) - np.asarray(frozen(plain, found)(x))) / steps(found["mean"])
+    assert (wrong <= 0.001).mean() >= 0.99
+    graph = library.load(str(path)).graph
+    kernels = [c.data_type for c in graph.initializer if len(c.dims) == 4]
+    assert kernels == [library.TensorProto.UINT8] * 2
+
+
+@pytest.mark.export
 def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
     def body(x):
         x = layers.Conv2D(8, 3, activation="relu", name="conv")(x)
