@@ -6,6 +6,7 @@ import math
 from abc import ABC
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import ClassVar
@@ -61,7 +62,7 @@ class Method(ABC):
         self.cost = cost
         self.size_in, self.size_out = self._size(cost.input_shape), self._size(cost.output_shape)
 
-    @property
+    @cached_property
     def kernel(self) -> np.ndarray:
         """Float64 `(height, width, inputs, outputs)`."""
         kernel = np.asarray(self.layer.kernel, np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -11,7 +12,7 @@ from export.low_rank.method import Factors
 from export.low_rank.method import Method
 from export.low_rank.method import Ranks
 from export.low_rank.method import energy
-from export.low_rank.svd import spectrum
+from export.low_rank.svd import decomposed
 from export.low_rank.svd import truncated
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ class Spatial(Method):
         return ranks[0] * (column + row)
 
     def kept(self) -> np.ndarray:
-        return energy(spectrum(self._matrix()))
+        return energy(self._decomposed[0])
 
     def factors(self, *ranks: int) -> Factors:
         height, width, inputs, outputs = self.kernel.shape
-        column, row = truncated(self._matrix(), ranks[0])
+        column, row = truncated(self._matrix(), self._decomposed[1], ranks[0])
         row = row.reshape(-1, width, outputs).transpose(1, 0, 2)
         return column.reshape(height, inputs, -1), row
 
@@ -55,6 +56,10 @@ class Spatial(Method):
             self.front("column", column[:, None], **self.moved(0)),
             self.last(row[None], **self.moved(1)),
         ]
+
+    @cached_property
+    def _decomposed(self) -> tuple[np.ndarray, np.ndarray]:
+        return decomposed(self._matrix())
 
     def _matrix(self) -> np.ndarray:
         height, width, inputs, outputs = self.kernel.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -40,10 +41,10 @@ class Svd(Method):
         return height * width * ranks[0] * sum(self._matrix().shape)
 
     def kept(self) -> np.ndarray:
-        return energy(spectrum(self._matrix()))
+        return energy(self._decomposed[0])
 
     def factors(self, *ranks: int) -> Factors:
-        left, right = truncated(self._matrix(), ranks[0])
+        left, right = truncated(self._matrix(), self._decomposed[1], ranks[0])
         return left.reshape(*self.kernel.shape[:3], -1), right
 
     def links(self, factors: Factors) -> list[Link]:
@@ -51,28 +52,32 @@ class Svd(Method):
         moved = self.moved(0, 1) if np.ndim(self.layer.kernel) == 4 else {}
         return [self.front("reduce", left, **moved), self.last(right[None, None])]
 
+    @cached_property
+    def _decomposed(self) -> tuple[np.ndarray, np.ndarray]:
+        return decomposed(self._matrix())
+
     def _matrix(self) -> np.ndarray:
         return self.kernel.reshape(-1, self.kernel.shape[-1])
 
 
-def spectrum(matrix: np.ndarray) -> np.ndarray:
-    """Returns the squares of the singular values, the largest first."""
-    return np.maximum(np.linalg.eigvalsh(_gram(matrix))[::-1], 0.0)
+def decomposed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the squares of the singular values and the vectors of the shorter side as columns.
+
+    The largest come first. `truncated` makes factors of any rank from the vectors.
+    """
+    # Eigenvectors take a tenth of the time of an SVD; in float64 what is lost by squaring is far
+    # below the float32 of weights.
+    small = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
+    values, vectors = np.linalg.eigh(small.T @ small)
+    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
 
-def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+def truncated(matrix: np.ndarray, vectors: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the best factors of a rank, `(rows, rank)` and `(rank, columns)`, of like size."""
     if matrix.shape[0] < matrix.shape[1]:
-        left, right = truncated(matrix.T, rank)
+        left, right = truncated(matrix.T, vectors, rank)
         return right.T, left.T
-    v = np.linalg.eigh(_gram(matrix))[1][:, ::-1][:, :rank]
+    v = vectors[:, :rank]
     u = matrix @ v  # Times the singular values.
     root = np.sqrt(np.maximum(np.linalg.norm(u, axis=0), 1e-30))
     return u / root, root[:, None] * v.T
-
-
-def _gram(matrix: np.ndarray) -> np.ndarray:
-    # Its eigenvectors take a tenth of the time of an SVD; in float64 what is lost by squaring is
-    # far below the float32 of weights.
-    small = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
-    return small.T @ small
