@@ -162,6 +162,8 @@ class _Walk:
     def _add(self, path: str, node: Any, inputs: list[int]) -> list[int]:
         operation, shape = node.operation, tuple(node.output_tensors[0].shape)
         kind = _kind(operation, len(inputs))
+        if type(operation).__name__ == "ConvertToTensor":  # Of what is one already.
+            return inputs
 
         def op(kind: str, *read: int, suffix: str = "", **options: Any) -> int:
             made = self.new()

@@ -278,6 +278,10 @@ class _Frozen(_Builder):
         super().__init__(found)
         self._given, self.ties = ranges, not target
         self.repeats, self.whole = target == "onnx", target != "onnx"
+        # By tensor that is pixels on another scale and is not made: the scale, the number of
+        # pixel 0, and the tensor of the pixels.
+        self._pixels = dict(_scaled_pixels(found)) if target == "tflite" else {}
+        found.inner.update(self._pixels)
 
     def limits(self, grid: str) -> Limits:
         low, high = self._given[grid]
@@ -292,13 +296,18 @@ class _Frozen(_Builder):
             kernel = kernel * scale.reshape(outputs)
             rest = [(rest[0] * scale if rest else 0) + offset]
             config["use_bias"] = True
+        if pixels := self._pixels.get(op.inputs[0]):
+            scale, zero, _ = pixels
+            shift = zero * kernel.sum(tuple(range(kernel.ndim - 1)))
+            kernel, rest = kernel * scale, [(rest[0] if rest else 0) + shift]
+            config["use_bias"] = True
         if norm and op.kind == "dense":  # with a scale for each output, as only convolutions have
             config = {"filters": config["units"], "kernel_size": 1, "name": op.path}
             return self._pointwise(fake_quant.Conv2D(**config), x, [kernel[None, None], *rest], op)
         return self._set(_class(op).from_config(config), x, [kernel, *rest], op)(x)
 
     def scaled(self, op: Op, x: Any) -> Any:
-        if op.inputs[0] in self.plan.inner:
+        if op.inputs[0] in self.plan.inner or op.outputs[0] in self._pixels:
             return x  # folded
         scale, offset = plans.affine(op.operation, int(op.shape[-1] or 1))
         layer = fake_quant.DepthwiseConv2D(1, name=op.path)
@@ -317,12 +326,35 @@ class _Frozen(_Builder):
     def _set(self, layer: Any, x: Any, weights: list[Any], op: Op) -> Any:
         layer.build(x.shape)
         layer.set_weights(weights)
-        low, high = self.limits(self.plan.grids[op.inputs[0]])
+        source = op.inputs[0]
+        source = self._pixels[source][2] if source in self._pixels else source
+        low, high = self.limits(self.plan.grids[source])
         layer.freeze((high - low) / fake_quant.STEPS)
         if self.repeats:
             layer.kernel.assign(layer.rounded())
             layer.plain = True
         return layer
+
+
+def _scaled_pixels(found: Plan) -> Iterator[tuple[int, tuple[float, float, int]]]:
+    """Yields the tensors of scaled pixels that convolutions can make for themselves.
+
+    Where a grid has the very steps of the pixels', a convolution without padding gives the same
+    integers from the pixels as they are, with another scale and another bias.
+    """
+    for op in found.ops:
+        source, made = op.inputs[0], op.outputs[0]
+        low, high = found.fixed.get(found.grids.get(made, ""), (0.0, 0.0))
+        if op.kind != "affine" or found.fixed.get(found.grids[source]) != plans.PIXELS:
+            continue
+        scale, _ = plans.affine(op.operation, 1)
+        steps = len(scale) == 1 and np.isclose(high - low, 255 * scale[0], rtol=1e-5)
+        if steps and made != found.output and all(map(_takes_pixels, found.readers(made))):
+            yield made, (float(scale[0]), low, source)
+
+
+def _takes_pixels(op: Op) -> bool:
+    return op.kind == "conv" and getattr(op.operation, "padding", "") == "valid"
 
 
 def _class(op: Op) -> Any:

@@ -22,6 +22,7 @@ from export.pipeline import PassData
 from export.quantization import fake_quant
 from export.quantization import qat
 from export.quantization import ranges as learned
+from export.quantization import twin as twins
 from export.quantization.fake_quant import Range
 from export.quantization.fake_quant import nudged
 from export.quantization.plan import plan
@@ -311,6 +312,14 @@ def test_pixels_do_not_fall_between_two_steps():
     assert np.abs(q % 1 - 0.5).min() > 1e-3
 
 
+def test_what_is_a_tensor_already_is_not_rounded_again():
+    x = image = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(2, 3, name="conv")(keras.ops.convert_to_tensor(x))
+    found = plan(keras.Model(image, layers.Dense(3, name="logits")(layers.Flatten()(x))))
+    assert found.floats == {}
+    assert set(found.grids.values()) == {"input", "conv", "logits"}
+
+
 def test_fixed_grids_are_left_alone_by_a_concatenation():
     x = image = keras.Input((8, 8, 3), name="image")
     x = layers.Rescaling(1 / 255, name="pixels")(x)
@@ -443,6 +452,20 @@ def test_tflite_is_the_simulation(make, tmp_path):
     (i,) = tflite.interpreter(path).get_input_details()
     assert i["dtype"] == np.uint8
     assert i["quantization"] == (1.0, 0)
+
+
+@pytest.mark.export
+def test_a_convolution_without_padding_takes_the_pixels_as_they_are(tmp_path, monkeypatch):
+    model = deployable(models.build("lenet5_caffe", (28, 28, 1), 10), (28, 28, 1), 1 / 78, -33 / 78)
+    x = inputs(model, 64)
+    _, plain, found = trained(model, x)
+    path, got = as_tflite(plain, found, x, tmp_path)
+    size = path.stat().st_size
+    assert len(set(got.argmax(1))) > 1
+    monkeypatch.setattr(twins, "_takes_pixels", lambda op: False)
+    path, want = as_tflite(plain, found, x, tmp_path)
+    np.testing.assert_array_equal(got, want)
+    assert size < path.stat().st_size - 300
 
 
 @pytest.mark.export
