@@ -9,13 +9,15 @@ the same with widths that are multiples of 8; each as float32 and as int8; for L
 Runtime. Files that were written before are not written again (`--work` says where they are kept).
 
 All files of a runtime take one picture each in turns, in one process, so that what else the machine
-does meets them alike. A time is the least of all turns; medians stand beside. Ratios are of least
-times, against the network as it is in float32 on the same runtime and threads. The rows go into
+does meets them alike. Of one thread the CPU time is taken, which is that of the clock if the core
+has nothing else to do; of two threads the time of the clock. Ratios are of the least times of all
+turns, against the network as it is in float32 on the same runtime and threads. The rows go into
 `benchmarks/speed.md`.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -79,14 +81,15 @@ def times(paths: Sequence[Path], kind: str, threads: int) -> list[list[float]]:
     """Returns the milliseconds of each file for one picture, one for each turn."""
     from export import formats
 
+    now = time.process_time if threads == 1 else time.perf_counter
     predictors = [formats.module(kind).predictor(path, threads=threads) for path in paths]
     x = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
     found: list[list[float]] = [[] for _ in paths]
     for _ in range(TURNS):
         for predict, taken in zip(predictors, found, strict=True):
-            start = time.perf_counter()
+            start = now()
             predict(x)
-            taken.append(1000 * (time.perf_counter() - start))
+            taken.append(1000 * (now() - start))
     return found
 
 
@@ -114,6 +117,13 @@ def rows(name: str, work: Path) -> list[dict[str, Any]]:
     return found
 
 
+def instructions() -> str:
+    """Returns which of the instructions that matter for int8 the processor has, on Linux."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    known = {"avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "VNNI", "avx512_vnni": "VNNI"}
+    return " and ".join(dict.fromkeys(name for flag, name in known.items() if flag in flags))
+
+
 def text(found: list[dict[str, Any]]) -> str:
     """Returns the page."""
     lines, slow = [], []
@@ -133,8 +143,9 @@ def text(found: list[dict[str, Any]]) -> str:
         ]
     intro = (
         "# What channels removed and int8 buy in time\n\nOne picture of 224x224, made by "
-        "`python -m benchmarks.speed`, whose text says what the columns are. Times are of a "
-        "machine with two cores and other work to do: the ratios are what counts."
+        "`python -m benchmarks.speed`, whose text says what the columns are. The machine has "
+        f"{os.cpu_count()} cores with {instructions()}, and other work to do: the ratios are what "
+        "counts."
     )
     verdict = "\n".join(f"- {line}" for line in slow) or "- none"
     return "\n".join([intro, "", HEAD, *lines, "", f"No gain (a ratio above {GAIN}):", "", verdict])
