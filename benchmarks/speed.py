@@ -11,7 +11,8 @@ Runtime. Files that were written before are not written again (`--work` says whe
 All files of a runtime take one picture each in turns, in one process, so that what else the machine
 does meets them alike. Of one thread the CPU time is taken, which is that of the clock if the core
 has nothing else to do; of two threads the time of the clock. Ratios are of the least times of all
-turns, against the network as it is in float32 on the same runtime and threads. The rows go into
+turns, against the network as it is in float32 on the same runtime and threads. Dashes stand where a
+median is so far above the least time that the machine was too busy to tell. The rows go into
 `benchmarks/speed.md`.
 """
 
@@ -46,6 +47,8 @@ PICTURES = 8  # for the ranges of int8
 TURNS = 50
 # A ratio above it is no gain: the noise of the least times.
 GAIN = 0.95
+# Where a median is more than so many times the least, the machine was too busy to tell.
+BUSY = 1.5
 HEAD = (
     "| network | channels | weights | runtime | MACs | bytes | 1 thread: least ms | median ms "
     "| ratio | 2 threads: least ms | median ms | ratio |\n" + "|---" * 12 + "|"
@@ -106,15 +109,17 @@ def rows(name: str, work: Path) -> list[dict[str, Any]]:
         for number, ((channels, variant), path) in enumerate(zip(cases, paths, strict=True)):
             row = {"network": name, "channels": channels, "weights": variant, "runtime": runtime}
             row |= {"macs": known[channels]["macs"], "bytes": path.stat().st_size}
-            for threads, all_ in taken.items():
-                least = min(all_[number])
-                row[str(threads)] = [
-                    least,
-                    statistics.median(all_[number]),
-                    least / min(all_[0]),
-                ]
+            row["times"] = [summary(all_[number], all_[0]) for all_ in taken.values()]
             found.append(row)
     return found
+
+
+def summary(taken: list[float], plain: list[float]) -> list[float] | None:
+    """Returns the least time, the median and the ratio of the least ones; None if it is noise."""
+    least, first = min(taken), min(plain)
+    median = statistics.median(taken)
+    noise = median > BUSY * least or statistics.median(plain) > BUSY * first
+    return None if noise else [least, median, least / first]
 
 
 def instructions() -> str:
@@ -128,18 +133,16 @@ def text(found: list[dict[str, Any]]) -> str:
     """Returns the page."""
     lines, slow = [], []
     for row in found:
-        timed = [
-            cell for n in THREADS for cell in "{:.2f} {:.2f} {:.2f}".format(*row[str(n)]).split()
-        ]
         cells = [row["network"], row["channels"], row["weights"], row["runtime"]]
+        timed = [f"{x:.2f}" if x else "-" for three in row["times"] for x in three or [0.0] * 3]
         lines.append(
             f"| {' | '.join(cells)} | {row['macs']:,} | {row['bytes']:,} | {' | '.join(timed)} |"
         )
         plain = (row["channels"], row["weights"]) == (next(iter(PASSES)), VARIANTS[0])
         slow += [
-            f"{', '.join(cells)}, {n} thread{'s' * (n > 1)} ({row[str(n)][2]:.2f})"
-            for n in THREADS
-            if not plain and row[str(n)][2] > GAIN
+            f"{', '.join(cells)}, {threads} thread{'s' * (threads > 1)} ({three[2]:.2f})"
+            for threads, three in zip(THREADS, row["times"], strict=True)
+            if not plain and three and three[2] > GAIN
         ]
     intro = (
         "# What channels removed and int8 buy in time\n\nOne picture of 224x224, made by "
