@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnkit.data import sample
 from cnnkit.errors import UsageError
+from export.formats.metadata import INPUT
 
 if TYPE_CHECKING:
     import keras
@@ -56,9 +57,13 @@ def as_classifier(
         notes.append(note)
     scale, offset = PIXEL_RANGES[pixel_range]
 
-    inner = keras.models.clone_model(keras.Model(model.inputs, model.outputs))
+    def copied(layer: keras.Layer) -> keras.Layer:
+        name = _free(model, layer.name) if layer.name == INPUT else layer.name
+        return type(layer).from_config({**layer.get_config(), "name": name})
+
+    inner = keras.models.clone_model(keras.Model(model.inputs, model.outputs), None, copied)
     inner.set_weights(model.get_weights())
-    x = image = keras.Input(model.input_shape[1:], name="image")
+    x = image = keras.Input(model.input_shape[1:], name=INPUT)
     if (scale, offset) != (1.0, 0.0):
         x = keras.layers.Rescaling(scale, offset, name=_free(inner, "pixels"))(x)
     # `call`, not the model itself: the copied layers land in one flat graph, not in a nested one.
@@ -84,7 +89,7 @@ def _is_ours(model: keras.Model) -> bool:
 
     last = model.layers[-1]
     return (
-        model.inputs[0].name == "image"
+        model.inputs[0].name == INPUT
         and isinstance(last, keras.layers.Softmax | keras.layers.Activation)
         and last.name.startswith("probabilities")
         and outputs_probabilities(model)
@@ -108,9 +113,14 @@ def require_graph(model: keras.Model) -> None:
 def check(model: keras.Model) -> None:
     """Makes sure that `model` is a classifier of pictures whose layers can be followed.
 
+    One that ends in a sigmoid is none: each of its outputs is right or wrong by itself, while the
+    losses, gates and files here know one class for each picture.
+
     Raises:
         UsageError: If it is not.
     """
+    from cnnkit.training.fit import ends_in
+
     require_graph(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UsageError(
@@ -132,6 +142,14 @@ def check(model: keras.Model) -> None:
             where=model.name,
             expected="(classes,) with at least 2 classes",
             received=outputs,
+        )
+    if ends_in(model.outputs[0], "sigmoid"):
+        raise UsageError(
+            "The model's outputs are probabilities that are independent of each other",
+            where=model.name,
+            expected="one class for each picture: logits, or a softmax at the end",
+            received="a sigmoid at the end",
+            todo="leave the sigmoid out if every picture has one class",
         )
 
 

@@ -165,7 +165,22 @@ def learning_rates(
 
 def outputs_probabilities(model: keras.Model) -> bool:
     """Returns whether a functional model ends in a softmax."""
-    return _is_softmax(model.outputs[0])
+    return ends_in(model.outputs[0], "softmax")
+
+
+def ends_in(tensor: Tensor, name: str) -> bool:
+    """Returns whether a symbolic tensor comes from an activation, such as "softmax"."""
+    operation, inputs = _origin(tensor)
+    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
+    if isinstance(operation, keras.Model):
+        return ends_in(operation.outputs[0], name)
+    if kind == name.capitalize() or activation is getattr(keras.activations, name):
+        return True
+    if kind == "Average":
+        return all(ends_in(x, name) for x in inputs)
+    if kind in _TRANSPARENT or (kind == "Activation" and activation is keras.activations.linear):
+        return ends_in(inputs[0], name)
+    return False
 
 
 def logits(model: keras.Model) -> keras.Model:
@@ -178,7 +193,7 @@ def logits(model: keras.Model) -> keras.Model:
 
 
 def _before_softmax(tensor: Tensor) -> Tensor:
-    if not _is_softmax(tensor):
+    if not ends_in(tensor, "softmax"):
         return tensor
     operation, inputs = _origin(tensor)
     kind = type(operation).__name__
@@ -191,20 +206,6 @@ def _before_softmax(tensor: Tensor) -> Tensor:
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == "float32" else keras.ops.cast(tensor, "float32")
-
-
-def _is_softmax(tensor: Tensor) -> bool:
-    operation, inputs = _origin(tensor)
-    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
-    if isinstance(operation, keras.Model):
-        return outputs_probabilities(operation)
-    if kind == "Softmax" or activation is keras.activations.softmax:
-        return True
-    if kind == "Average":
-        return all(map(_is_softmax, inputs))
-    if kind in _TRANSPARENT or (kind == "Activation" and activation is keras.activations.linear):
-        return _is_softmax(inputs[0])
-    return False
 
 
 def _origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:

@@ -101,6 +101,20 @@ def test_layers_named_as_the_new_ones(dataset):
     assert as_classifier(wrapped, dataset) == (wrapped, [])
 
 
+def test_an_inner_layer_named_image(dataset):
+    x = keras.Input(corners.SHAPE, name="pixels")
+    y = layers.Conv2D(2, 3, name="image")(x)
+    y = layers.Conv2D(2, 3, name="image_1")(keras.ops.relu(y))
+    model = keras.Model(x, layers.Dense(3, name="scores")(layers.Flatten(name="flat")(y)))
+    wrapped, _ = as_classifier(model, dataset, "0-255")
+    names = [layer.name for layer in wrapped.layers]
+    assert {"image", "image_1", "image_2"} <= set(names)
+    pictures, _ = corners.pictures(8)
+    want = softmax(predict(model, pictures))
+    np.testing.assert_allclose(predict(wrapped, pictures), want, atol=1e-5)
+    assert as_classifier(wrapped, dataset) == (wrapped, [])
+
+
 def test_nested_shared_and_sequential_models_stay_sound(dataset):
     backbone = keras.Sequential(
         [layers.Conv2D(1, 3, padding="same", name="c"), layers.BatchNormalization(name="bn")],
@@ -150,9 +164,22 @@ def vector():
     return keras.Model(x, layers.Dense(3)(x))
 
 
+def independent(end):
+    net = classifier()
+    return keras.Model(net.input, end(net.output), name="many")
+
+
+SIGMOID = (
+    r"independent of each other: many\. .* Received a sigmoid at the end\. Leave the sigmoid out"
+)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: independent(keras.ops.sigmoid), SIGMOID),
+        (lambda: independent(layers.Activation("sigmoid", dtype="float32")), SIGMOID),
+        (lambda: independent(layers.Dense(3, activation="sigmoid")), SIGMOID),
         (Subclassed, r"no layer graph: .* Received Subclassed"),
         (lambda: keras.Sequential([layers.Dense(3)]), r"no layer graph.*Sequential, not built"),
         (two_inputs, "one input and one output are supported.*2 inputs and 1 outputs"),
