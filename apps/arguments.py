@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from cnnkit.training.recipe import Resolved
-    from export.subject import Subject
 
 Data = Annotated[
     str | None,
@@ -107,13 +105,3 @@ def name_of(data: str) -> str:
     from export.subject import safe_name
 
     return safe_name(Path(data).resolve().stem)
-
-
-def changed(subject: Subject, sets: list[str] | None) -> Subject:
-    """Returns `subject` with some keys of its recipe changed."""
-    from cnnkit.training import recipe
-
-    if not sets:
-        return subject
-    resolved = recipe.resolve(sets=sets, **recipe.to_dict(subject.recipe))
-    return dataclasses.replace(subject, recipe=resolved.recipe)

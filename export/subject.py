@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,39 +66,51 @@ def open_subject(
     source: keras.Model | str | Path,
     data: Dataset | str | Path | None = None,
     recipe: Recipe | None = None,
+    sets: Sequence[str] = (),
 ) -> Subject:
     """Opens a run folder, a bundle, a `.keras` file or a model, with `data` if given.
 
     A run folder and a bundle know their data, and which picture is in which split.
 
+    Args:
+        source: What to open.
+        data: Labelled pictures, or where they are.
+        recipe: Of a model or a file; run folders and bundles have their own.
+        sets: Keys of the recipe to change, such as `data.pixel_range=0-1`.
+
     Raises:
-        UsageError: If it is not a classifier of pictures, or the data do not fit it.
+        UsageError: If it is not a classifier of pictures, the data do not fit it, or a key or a
+            value is wrong.
         DataError: If the data cannot be used.
     """
     from cnnkit.models.saving import load_model
     from cnnkit.training.recipe import Compress
     from cnnkit.training.recipe import Recipe
+    from cnnkit.training.recipe import resolve
+    from cnnkit.training.recipe import to_dict
     from cnnkit.training.train import Run
     from export.bundle import Bundle
 
+    def changed(recipe: Recipe) -> Recipe:
+        return resolve(sets=sets, **to_dict(recipe)).recipe if sets else recipe
+
     # Nobody knows how this model was trained: a rate that spoils no pretrained weights.
-    recipe = recipe or Recipe(compress=Compress(finetune_lr=FINETUNE_LR))
+    recipe = changed(recipe or Recipe(compress=Compress(finetune_lr=FINETUNE_LR)))
     if not isinstance(source, str | Path):
         return _wrapped(source, source.name, data, recipe, None)
     path = home(Path(source))
     if path.is_dir() and (path / Bundle.MANIFEST).is_file():
         bundle = Bundle.open(path)
         manifest = bundle.data_manifest()
-        recipe = bundle.recipe()
+        recipe = changed(bundle.recipe())
         return _wrapped(bundle.model(), bundle.name, data, recipe, path, manifest, bundle.labels)
     if path.is_dir() and (path / MODEL).is_file() and not (path / MANIFEST).is_file():
         return _wrapped(load_model(path / MODEL), path.resolve().name, data, recipe, path)
     if path.is_dir():
         run = Run.open(path)
         labels = tuple(run.manifest.classes)
-        return _wrapped(
-            run.model(), path.resolve().name, data, run.recipe, path, run.manifest, labels
-        )
+        name, recipe = path.resolve().name, changed(run.recipe)
+        return _wrapped(run.model(), name, data, recipe, path, run.manifest, labels)
     return _wrapped(load_model(path), path.stem, data, recipe, path)
 
 
@@ -185,11 +198,13 @@ def _wrapped(
     dataset = load_dataset(data, model.input_shape[1:], recipe.data.resize, manifest, recipe)
     if dataset is not None:
         require_classes(labels, dataset, data)
-    model, notes = as_classifier(model, dataset)
+    # The model in a folder takes raw pixels, whatever the file took that it was made from.
+    folder = origin is not None and origin.is_dir()
+    model, notes = as_classifier(model, dataset, None if folder else recipe.data.pixel_range)
     if dataset is not None:
         labels = tuple(dataset.classes)
     learned = None
-    if origin is not None and origin.is_dir():
+    if origin is not None and folder:
         learned = ranges.load(origin) or ranges.load(origin / "keras")  # of a run, of a bundle
     return Subject(safe_name(name), model, dataset, recipe, labels, tuple(notes), origin, learned)
 

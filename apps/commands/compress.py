@@ -55,7 +55,7 @@ def compress(
         from export.subject import open_subject
 
         printer.stage(f"opening {source}")
-        subject = arguments.changed(open_subject(source, data), sets)
+        subject = open_subject(source, data, sets=sets or ())
         for note in subject.notes:
             printer.note(note)
         if subject.dataset is None:

@@ -47,7 +47,7 @@ def export(
 
         printer.stage(f"opening {source}")
         given = [f"export.calibration={calibration}"] if calibration else []
-        subject = arguments.changed(open_subject(source, data), [*given, *(sets or [])])
+        subject = open_subject(source, data, sets=[*given, *(sets or [])])
         printer.stage("exporting and verifying")
         bundle = write_bundle(subject, names, folder, printer)
     show(bundle)

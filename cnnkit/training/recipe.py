@@ -73,6 +73,9 @@ class Data(_Section):
         image_size: Height and width in pixels; None chooses them from the data.
         channels: 1 or 3; None chooses from the data.
         resize: How a picture becomes `image_size`.
+        pixel_range: Of the pixels that somebody's own `.keras` file was trained on: "0-255", "0-1"
+            or "-1-1"; None measures it, or takes "0-255" without data. Models that are trained
+            here, and all run folders and bundles, take 0-255.
     """
 
     path: str = ""
@@ -81,6 +84,7 @@ class Data(_Section):
     image_size: ImageSize = None
     channels: Channels = None
     resize: Literal["squash", "crop", "letterbox"] = "letterbox"
+    pixel_range: Annotated[Literal["0-255", "0-1", "-1-1"] | None, *_AUTO] = None
 
 
 class Model(_Section):

@@ -31,6 +31,11 @@ CASES = [
     ("train digits --seed many", 2, "--seed.*integer"),
     ("train digits --set train.epoch=3", 2, r"'train\.epoch'\. Closest: train\.epochs, \S+, \S+$"),
     ("compress user.keras --pass prune-filters --set a.b=1", 2, "Unknown recipe key 'a.b'"),
+    (
+        "compress user.keras --pass prune-filters --set data.pixel_range=0-9",
+        2,
+        "pixel_range.*'0-255', '0-1' or '-1-1'.*0-9",
+    ),
     ("export user.keras --set a.b=1", 2, "Unknown recipe key 'a.b'"),
     ("train digits --set train.epochs=many", 2, r"train\.epochs \(from --set\).*'many'"),
     ("train digits --set train.epochs", 2, "Not an assignment"),

@@ -70,6 +70,21 @@ def test_without_data(cnnkit, here):
     assert not (here / "bundle" / "labels.txt").exists()
 
 
+def test_the_pixel_range_can_be_said(cnnkit, here):
+    done = cnnkit(
+        "compress", "user.keras", *PASS, "--set", "data.pixel_range=0-1", "--out", "small"
+    )
+    assert done.code == 0
+    assert "a softmax is added" in done.out
+    assert "pixel range" not in done.out
+    picture = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 1)).astype(np.float32)
+    model = keras.models.load_model(here / "small" / "model.keras")
+    [pixels] = [layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling)]
+    np.testing.assert_allclose(pixels(picture), picture / 255, rtol=1e-5)
+    done = cnnkit("export", "small", "--out", "bundle", "--format", "onnx")
+    assert (done.code, done.err) == (0, "")
+
+
 def test_quiet_prints_results_only(cnnkit, here):
     done = cnnkit("-q", "compress", "user.keras", *PASS, "--out", "small")
     assert (done.code, done.err) == (0, "")

@@ -54,6 +54,19 @@ def test_other_data_of_the_same_classes_take_their_place(run, tmp_path):
     assert sum(len(opened.dataset.ids(split)) for split in SPLITS) == 90
 
 
+def test_the_pixel_range_of_a_file_can_be_said(theirs, run):
+    x = corners.pictures(4)[0].astype("float32")
+    opened = open_subject(theirs, sets=["data.pixel_range=-1-1"])
+    assert opened.notes == ("the model ends in logits: a softmax is added",)
+    want = keras.ops.softmax(keras.models.load_model(theirs)(x / 127.5 - 1))
+    np.testing.assert_allclose(opened.model(x), want, atol=1e-5)
+    recipe = resolve(sets=["data.pixel_range=-1-1"]).recipe
+    np.testing.assert_array_equal(open_subject(theirs, recipe=recipe).model(x), opened.model(x))
+    # What is in a run folder takes raw pixels, however its recipe came about.
+    changed = open_subject(run, sets=["data.pixel_range=0-1"])
+    np.testing.assert_array_equal(changed.model(x), open_subject(run).model(x))
+
+
 def test_a_keras_file_with_and_without_data(theirs, npz):
     opened = open_subject(theirs, npz)
     assert (opened.name, opened.labels, opened.origin) == ("my_net", corners.LABELS, theirs)

@@ -34,6 +34,8 @@ def test_later_layers_win_and_origins_are_kept(tmp_path):
         ('data.path="123"', "path", "123"),
         ("data.image_size=[24, 32]", "image_size", [24, 32]),
         ("data.image_size=auto", "image_size", None),
+        ("data.pixel_range=-1-1", "pixel_range", "-1-1"),
+        ("data.pixel_range=auto", "pixel_range", None),
         ("data.split=[0.8, 0.1, 0.1]", "split", [0.8, 0.1, 0.1]),
     ],
 )
