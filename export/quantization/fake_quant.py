@@ -167,6 +167,7 @@ class _Weighted:
         kernel = ops.convert_to_tensor(self._kernel)
         if self.mask is not None:
             kernel *= self.mask
+        kernel = self._outputs_last(kernel)
         limits = self.frozen
         if limits is None:
             magnitude = ops.max(ops.abs(ops.stop_gradient(kernel)), self._reduced(kernel.shape))
@@ -182,7 +183,11 @@ class _Weighted:
         flat = tf.quantization.fake_quant_with_min_max_vars_per_channel(
             flat, -limits, limits, narrow_range=True
         )
-        return ops.reshape(flat, shape)
+        return self._outputs_last(ops.reshape(flat, shape))
+
+    def _outputs_last(self, kernel: Tensor) -> Tensor:
+        """Returns a kernel with its output channels last, and from such a one the kernel."""
+        return kernel
 
     def _reduced(self, shape: Any) -> tuple[int, ...]:
         return tuple(range(len(shape) - len(self.channels)))
@@ -194,7 +199,7 @@ class _Weighted:
             scale: Of the input: a step of the bias is that times the scale of the weights. Wide
                 steps would shift the outputs, and narrow ones overflow.
         """
-        kernel = np.asarray(self._kernel)
+        kernel = np.asarray(self._outputs_last(self._kernel))
         limits = weight_limits(kernel, self._reduced(kernel.shape))
         if self.use_bias:  # type: ignore[attr-defined]
             bias = np.abs(np.asarray(self.bias))  # type: ignore[attr-defined]
@@ -211,6 +216,13 @@ class Conv1D(_Weighted, keras.layers.Conv1D):
 
 class Conv2D(_Weighted, keras.layers.Conv2D):
     """Convolution, its kernel on the int8 grid, a scale for each filter."""
+
+
+class Conv2DTranspose(_Weighted, keras.layers.Conv2DTranspose):
+    """Transposed convolution, its kernel on the int8 grid, a scale for each filter."""
+
+    def _outputs_last(self, kernel: Tensor) -> Tensor:
+        return ops.swapaxes(kernel, -1, -2)
 
 
 class DepthwiseConv2D(_Weighted, keras.layers.DepthwiseConv2D):

@@ -14,10 +14,11 @@ from cnnkit.analysis.functional import nodes
 Limits = tuple[float, float]
 
 # Operations with a kernel.
-WEIGHTED = frozenset({"conv", "depthwise", "dense"})
+WEIGHTED = frozenset({"conv", "transposed", "depthwise", "dense"})
 _LAYERS = {
     "Conv1D": "conv",
     "Conv2D": "conv",
+    "Conv2DTranspose": "transposed",
     "DepthwiseConv2D": "depthwise",
     "Dense": "dense",
     "BatchNormalization": "norm",
@@ -222,7 +223,7 @@ def _kind(operation: Any, inputs: int) -> str:
         plain = not operation.negative_slope and not operation.threshold
         limit = operation.max_value if plain else -1
         return "own" if limit == -1 else {None: "relu", 6: "relu6"}.get(limit, "clipped")
-    if name in ("Conv1D", "Conv2D") and operation.data_format != "channels_last":
+    if name in ("Conv1D", "Conv2D", "Conv2DTranspose") and operation.data_format != "channels_last":
         return "other"
     if name == "BatchNormalization" and operation.axis not in (-1, 3):
         return "other"

@@ -33,6 +33,7 @@ _CLASSES = {
     for kind in (
         fake_quant.Conv1D,
         fake_quant.Conv2D,
+        fake_quant.Conv2DTranspose,
         fake_quant.DepthwiseConv2D,
         fake_quant.Dense,
     )
@@ -290,7 +291,10 @@ class _Frozen(_Builder):
     def weighted(self, op: Op, x: Any) -> Any:
         kernel, *rest = [np.asarray(w, np.float64) for w in _weights(op)]
         config = {**_config(op), "use_bias": bool(rest)}
-        outputs = kernel.shape[2:] if op.kind == "depthwise" else kernel.shape[-1:]
+        if op.kind == "transposed":
+            outputs: tuple[int, ...] = (kernel.shape[2], 1)
+        else:
+            outputs = kernel.shape[2:] if op.kind == "depthwise" else kernel.shape[-1:]
         if norm := self.plan.follower(op, {"norm"}):
             scale, offset = plans.affine(norm.operation, int(np.prod(outputs)))
             kernel = kernel * scale.reshape(outputs)
@@ -330,7 +334,9 @@ class _Frozen(_Builder):
         source = self._pixels[source][2] if source in self._pixels else source
         low, high = self.limits(self.plan.grids[source])
         layer.freeze((high - low) / fake_quant.STEPS)
-        if self.repeats:
+        # TFLite's converter loses the axis of the scales where it reshapes a kernel: it finds those
+        # of a kernel on the grid for itself.
+        if self.repeats or isinstance(layer, fake_quant.Conv1D | fake_quant.Conv2DTranspose):
             layer.kernel.assign(layer.rounded())
             layer.plain = True
         return layer

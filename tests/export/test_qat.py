@@ -108,6 +108,23 @@ def activations():
     return deployable(body, end="none")
 
 
+def rows():
+    """Convolutions along one axis, and transposed ones."""
+
+    def body(x):
+        x = layers.Conv2DTranspose(6, 3, strides=2, padding="same", name="up")(x)
+        x = layers.ReLU(name="up_relu")(layers.BatchNormalization(name="up_bn")(x))
+        x = layers.Conv2DTranspose(4, 2, activation="relu", name="plain_up")(x)
+        x = layers.AveragePooling2D(4, name="average")(x)
+        x = layers.Reshape((64, 4), name="rows")(x)
+        x = layers.Conv1D(8, 3, padding="same", use_bias=False, name="along")(x)
+        x = layers.ReLU(6.0, name="along_relu")(layers.BatchNormalization(name="along_bn")(x))
+        x = layers.Conv1D(8, 3, strides=2, name="strided")(x)
+        return layers.Dense(5, name="logits")(layers.GlobalAveragePooling1D(name="mean")(x))
+
+    return deployable(body)
+
+
 def inputs(model, n=32, seed=0):
     """Half noise, half bright squares on dark ground."""
     shape = model.input_shape[1:]
@@ -195,6 +212,7 @@ def test_gradients_pass_inside_of_the_range_only():
     [
         (fake_quant.Conv1D(5, 3), (1, 8, 4), (0, 1)),
         (fake_quant.Conv2D(5, 3), (1, 8, 8, 4), (0, 1, 2)),
+        (fake_quant.Conv2DTranspose(5, 3, strides=2), (1, 8, 8, 4), (0, 1, 3)),
         (fake_quant.DepthwiseConv2D(3, depth_multiplier=2), (1, 8, 8, 4), (0, 1)),
         (fake_quant.Dense(5), (1, 4), (0, 1)),
         (fake_quant.DensePerChannel(5), (1, 4), (0,)),
@@ -336,7 +354,7 @@ def test_fixed_grids_are_left_alone_by_a_concatenation():
 # The twin.
 
 
-@pytest.mark.parametrize("make", [everything, lenet, resnet, mobile, activations])
+@pytest.mark.parametrize("make", [everything, lenet, resnet, mobile, activations, rows])
 def test_the_twin_is_close_to_the_model(make):
     model = make()
     x = inputs(model)
@@ -436,7 +454,7 @@ def as_tflite(model, found, x, tmp_path):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("make", [everything, lenet, mobile, activations])
+@pytest.mark.parametrize("make", [everything, lenet, mobile, activations, rows])
 def test_tflite_is_the_simulation(make, tmp_path):
     model = make()
     if isinstance(model.layers[-1], layers.Softmax):  # else one step of a logit would be many
@@ -469,7 +487,7 @@ def test_a_convolution_without_padding_takes_the_pixels_as_they_are(tmp_path, mo
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("make", [everything, lenet, mobile, resnet])
+@pytest.mark.parametrize("make", [everything, lenet, mobile, resnet, rows])
 def test_onnx_has_int8_weights_and_agrees(make, tmp_path):
     import onnx as library
 
