@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit.errors import UsageError
+from export.pruning.batches import batches
 
 if TYPE_CHECKING:
     from export.graph import Graph
@@ -36,8 +37,8 @@ def active(graph: Graph, data: PassData | None) -> Iterator[tuple[np.ndarray, Id
         return
     probe = keras.Model(graph.model.inputs, [tensor for tensor, _ in maps])
     total = [0.0] * len(maps)
-    for start in range(0, len(x), _BATCH):
-        values = keras.tree.flatten(probe([x[start : start + _BATCH]], training=False))
+    for part in batches(x, _BATCH):
+        values = keras.tree.flatten(probe([x[part]], training=False))
         for i, value in enumerate(map(np.asarray, values)):
             total[i] = total[i] + len(value) * (value > 0).mean(tuple(range(value.ndim - 1)))
     yield from ((np.asarray(t) / len(x), ids) for t, (_, ids) in zip(total, maps, strict=True))
@@ -71,11 +72,11 @@ def taylor(graph: Graph, data: PassData | None) -> Iterator[tuple[np.ndarray, Id
         )
     probe = keras.Model(graph.model.inputs, [*graph.model.outputs, *(t for t, _ in maps)])
     total = [0.0] * len(maps)
-    for start in range(0, len(x), _BATCH):
+    for part in batches(x, _BATCH):
         with tf.GradientTape() as tape:
-            flat = keras.tree.flatten(probe([x[start : start + _BATCH]], training=False))
+            flat = keras.tree.flatten(probe([x[part]], training=False))
             scores, *values = flat
-            loss = tf.reduce_sum(_cross_entropy(y[start : start + _BATCH], scores))
+            loss = tf.reduce_sum(_cross_entropy(y[part], scores))
         gradients = tape.gradient(loss, values, unconnected_gradients="zero")
         for i, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
             product = np.asarray(value * gradient)

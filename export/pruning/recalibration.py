@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from typing import Any
 
+from export.pruning.batches import batches
+
 if TYPE_CHECKING:
     import keras
     import numpy as np
@@ -29,12 +31,12 @@ def recalibrate(model: keras.Model, x: np.ndarray) -> None:
     """
     norms = list(_norms(model))
     momenta = [layer.momentum for layer in norms]
-    starts = range(0, len(x), _BATCH) if norms else ()
+    parts = batches(x, _BATCH) if norms else ()
     try:
-        for number, start in enumerate(starts):
+        for number, part in enumerate(parts):
             for layer in norms:
                 layer.momentum = number / (number + 1)
-            model(x[start : start + _BATCH], training=True)
+            model(x[part], training=True)
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from export.pruning.batches import batches
 from export.pruning.kernels import Kernel
 
 MOST_ROWS = 8192
@@ -81,8 +82,8 @@ def hessians(
     sums: dict[int, Any] = dict.fromkeys(inputs, 0.0)
     counts = dict.fromkeys(inputs, 0)
     probe = keras.Model(model.inputs, list(inputs.values()))
-    for start in range(0, len(x), _BATCH):
-        tensors = keras.tree.flatten(probe([x[start : start + _BATCH]], training=False))
+    for part in batches(x, _BATCH):
+        tensors = keras.tree.flatten(probe([x[part]], training=False))
         for i, tensor in zip(inputs, tensors, strict=True):
             read = _read(kernels[i].layer, tensor)
             sums[i] = sums[i] + np.asarray(

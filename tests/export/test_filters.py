@@ -13,6 +13,7 @@ from export.pipeline import PassData
 from export.pruning import filters
 from export.pruning import group_lasso
 from export.pruning import importance
+from export.pruning.batches import batches
 from export.pruning.recalibration import recalibrate
 from tests.contracts.parts import perturb
 from tests.export.networks import everything
@@ -437,6 +438,20 @@ def test_recalibration_measures_the_statistics_of_the_data():
     np.testing.assert_allclose(inner.layers[0].moving_variance, variance, rtol=1e-4)
     assert inner.layers[0].momentum == 0.99
     np.testing.assert_array_equal(frozen.moving_mean, [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((70, 32, 32, 3), [64, 6]),
+        ((40, 224, 224, 3), [16, 16, 8]),
+        ((5, 1024, 1024, 3), [4, 1]),
+        ((0, 8, 8, 1), []),
+    ],
+)
+def test_batches_of_large_pictures_are_small(shape, sizes):
+    x = np.broadcast_to(np.float32(0), shape)
+    assert [len(x[part]) for part in batches(x, 64)] == sizes
 
 
 def test_the_pruned_model_has_the_statistics_of_its_own():
