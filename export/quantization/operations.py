@@ -22,10 +22,12 @@ _LAYERS = {
     "DepthwiseConv2D": "depthwise",
     "Dense": "dense",
     "BatchNormalization": "norm",
+    "LayerScale": "norm",
     "Rescaling": "affine",
     "Normalization": "affine",
     "Add": "add",
     "Subtract": "add",
+    "CustomScaleLayer": "scaled_add",
     "Multiply": "multiply",
     "Concatenate": "concatenate",
     "Maximum": "maximum",
@@ -185,6 +187,11 @@ class _Walk:
             return [self._activated(op, getattr(keras.activations, kind), inputs[0])]
         elif kind == "clipped":  # by the end of its range
             return [op("relu", *inputs, limits=(0.0, float(operation.max_value)))]
+        elif kind == "scaled_add":  # of InceptionResNetV2, whose branches count for a part
+            scale = keras.layers.Rescaling(operation.scale)
+            branch = self.new()
+            self.ops.append(Op(f"{path}.scaled", "affine", scale, inputs[1:], [branch], shape))
+            return [op("add", inputs[0], branch)]
         elif kind == "add" and len(inputs) > 2:  # TFLite adds two at a time in int8.
             made = inputs[0]
             for number, other in enumerate(inputs[1:], 2):

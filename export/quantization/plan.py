@@ -169,8 +169,10 @@ def _affine_limits(found: Plan, op: Op) -> Limits | None:
 
 
 def affine(layer: Any, channels: int) -> tuple[Any, Any]:
-    """Returns scale and offset of a Rescaling, a Normalization or a trained BatchNormalization."""
-    if type(layer).__name__ == "Rescaling":
+    """Returns scale and offset of a layer that has one of each for a channel, as they are now."""
+    if type(layer).__name__ == "LayerScale":
+        scale, offset = np.asarray(layer.gamma, float), np.zeros(1)
+    elif type(layer).__name__ == "Rescaling":
         scale, offset = np.asarray(layer.scale, float), np.asarray(layer.offset, float)
     elif type(layer).__name__ == "Normalization":
         deviation = np.maximum(np.sqrt(np.asarray(layer.variance, float)), 1e-7)

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras.src.applications.convnext import LayerScale
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from cnnkit import models
 from cnnkit.errors import UsageError
@@ -121,6 +123,21 @@ def rows():
         x = layers.ReLU(6.0, name="along_relu")(layers.BatchNormalization(name="along_bn")(x))
         x = layers.Conv1D(8, 3, strides=2, name="strided")(x)
         return layers.Dense(5, name="logits")(layers.GlobalAveragePooling1D(name="mean")(x))
+
+    return deployable(body)
+
+
+def scaled():
+    """Scales of branches, as ConvNeXt and InceptionResNetV2 have them."""
+
+    def body(x):
+        x = skip = layers.Conv2D(8, 3, activation="relu", name="stem")(x)
+        x = layers.Dense(16, activation="gelu", name="wide")(x)
+        x = LayerScale(0.5, 8, name="layer_scale")(layers.Dense(8, name="narrow")(x))
+        x = skip = layers.Add(name="sum")([x, skip])
+        x = layers.Conv2D(8, 1, name="branch")(LayerScale(2.0, 8, name="alone")(x))
+        x = layers.ReLU(name="relu")(CustomScaleLayer(0.3, name="part")([skip, x]))
+        return layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="mean")(x))
 
     return deployable(body)
 
@@ -354,7 +371,7 @@ def test_fixed_grids_are_left_alone_by_a_concatenation():
 # The twin.
 
 
-@pytest.mark.parametrize("make", [everything, lenet, resnet, mobile, activations, rows])
+@pytest.mark.parametrize("make", [everything, lenet, resnet, mobile, activations, rows, scaled])
 def test_the_twin_is_close_to_the_model(make):
     model = make()
     x = inputs(model)
@@ -454,7 +471,7 @@ def as_tflite(model, found, x, tmp_path):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("make", [everything, lenet, mobile, activations, rows])
+@pytest.mark.parametrize("make", [everything, lenet, mobile, activations, rows, scaled])
 def test_tflite_is_the_simulation(make, tmp_path):
     model = make()
     if isinstance(model.layers[-1], layers.Softmax):  # else one step of a logit would be many
@@ -487,7 +504,7 @@ def test_a_convolution_without_padding_takes_the_pixels_as_they_are(tmp_path, mo
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("make", [everything, lenet, mobile, resnet, rows])
+@pytest.mark.parametrize("make", [everything, lenet, mobile, resnet, rows, scaled])
 def test_onnx_has_int8_weights_and_agrees(make, tmp_path):
     import onnx as library
 
