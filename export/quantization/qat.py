@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 from typing import Annotated
 
@@ -75,13 +76,17 @@ def apply(model: keras.Model, config: Config, data: PassData | None = None) -> R
         "float": len(twin.floats),
         "ranges": len(ranges),
     }
+    notes = [
+        f"{counts['int8']} operations are int8, with {len(ranges)} ranges that replace calibration"
+    ]
+    if twin.floats:
+        reasons = Counter(twin.floats.values())
+        told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+        notes.append(f"{len(twin.floats)} stay float32: {told}")
     return Result(
         plain,
         {**counts, "epochs": config.epochs},
         protected=[f"{path}: {reason}" for path, reason in twin.floats.items()],
-        notes=[
-            f"{counts['int8']} operations are int8, with {len(ranges)} ranges that replace "
-            "calibration"
-        ],
+        notes=notes,
         ranges=ranges,
     )

@@ -559,6 +559,9 @@ def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
         "norm: no int8 rule for LayerNormalization",
         "later.activation: no int8 rule for elu",
     ]
+    assert result.notes[1] == (
+        "2 stay float32: no int8 rule for LayerNormalization (1), no int8 rule for elu (1)"
+    )
     path, got = as_tflite(result.model, result.ranges, x, tmp_path)
     want = np.asarray(frozen(result.model, result.ranges)(x))
     assert (np.abs(got - want) <= 1.001 / 256).mean() >= 0.999
