@@ -113,7 +113,30 @@ def user_models(tmp_path_factory):
     keras.Sequential([keras.Input((8, 8, 1)), code, layers.Flatten(), layers.Dense(10)]).save(
         folder / "lambda.keras"
     )
+    for name, model in refused().items():
+        model.save(folder / f"{name}.keras")
     return folder
+
+
+def refused():
+    """Models that no pass can take, by the name of what is wrong with them."""
+    layers = keras.layers
+
+    def classifier(shape=(8, 8, 1), end=None):
+        x = keras.Input(shape)
+        return keras.Model(x, layers.Dense(10, end)(layers.GlobalAveragePooling2D()(x)))
+
+    one, other = classifier(), classifier()
+    total = layers.Add()([one.output, other.output])
+    return {
+        "two_inputs": keras.Model([one.input, other.input], total),
+        "two_outputs": keras.Model(one.input, [one.output, layers.ReLU()(one.output)]),
+        "sigmoid": classifier(end="sigmoid"),
+        "four_channels": classifier((8, 8, 4)),
+        "any_size": classifier((None, None, 1)),
+        "nine_classes": keras.Model(one.input, layers.Dense(9)(one.output)),
+        "maps": keras.Model(one.input, layers.Conv2D(10, 3)(one.input)),
+    }
 
 
 @pytest.fixture(scope="session")
