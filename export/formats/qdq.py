@@ -15,8 +15,8 @@ import numpy as np
 
 # Operation -> axis of the weight that has a scale for each index; None: one scale for all.
 _AXES = {"Conv": 0, "ConvTranspose": 1, "MatMul": None, "Gemm": None}
-# Operations that leave values, and so their grid, as they are.
-_MOVING = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+# Operations that leave values, and so their grid, as they are; zeros are on every grid.
+_MOVING = frozenset({"Flatten", "Pad", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _STEPS = 127
 _ZERO = 128
 

@@ -121,7 +121,7 @@ def rows():
         x = layers.Reshape((64, 4), name="rows")(x)
         x = layers.Conv1D(8, 3, padding="same", use_bias=False, name="along")(x)
         x = layers.ReLU(6.0, name="along_relu")(layers.BatchNormalization(name="along_bn")(x))
-        x = layers.Conv1D(8, 3, strides=2, name="strided")(x)
+        x = layers.Conv1D(8, 3, strides=2, padding="causal", name="strided")(x)
         return layers.Dense(5, name="logits")(layers.GlobalAveragePooling1D(name="mean")(x))
 
     return deployable(body)
