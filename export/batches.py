@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Numbers in a batch: 16 pictures of 224x224, for which ResNet-50 keeps 3 GiB of activations.
+# Numbers in a batch: 16 pictures of 224x224.
 _NUMBERS = 16 * 224 * 224 * 3
 # With fewer pictures, the variances of a batch are not those of the data.
 _FEWEST = 4

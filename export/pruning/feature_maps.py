@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit.errors import UsageError
-from export.pruning.batches import batches
+from export.batches import batches
 
 if TYPE_CHECKING:
     from export.graph import Graph

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from typing import Any
 
-from export.pruning.batches import batches
+from export.batches import batches
 
 if TYPE_CHECKING:
     import keras

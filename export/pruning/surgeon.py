@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from export.pruning.batches import batches
+from export.batches import batches
 from export.pruning.kernels import Kernel
 
 MOST_ROWS = 8192

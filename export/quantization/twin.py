@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from cnnkit.errors import UsageError
+from export.batches import batches
 from export.quantization import fake_quant
 from export.quantization import plan as plans
 from export.quantization.operations import WEIGHTED
@@ -73,8 +74,8 @@ class Twin:
         ranges = list(self._build.ranges.values())
         for layer in ranges:
             layer.observing = True
-        for start in range(0, len(x), _BATCH):
-            self.model(x[start : start + _BATCH].astype(np.float32), training=False)
+        for part in batches(x, _BATCH):
+            self.model(x[part].astype(np.float32), training=False)
         for layer in ranges:
             layer.observing = False
 
@@ -113,7 +114,8 @@ def frozen(model: keras.Model, ranges: Ranges, *, target: str = "") -> keras.Mod
     Raises:
         UsageError: If the ranges are not those of this model.
     """
-    found = plans.plan(model, ranges.get("input") == plans.PIXELS)
+    # A list, if the ranges come from JSON.
+    found = plans.plan(model, tuple(ranges.get("input", ())) == plans.PIXELS)
     wanted = set(found.grids.values())
     if wanted != set(ranges):
         raise UsageError(

@@ -8,12 +8,12 @@ from keras import layers
 from cnnkit import models
 from cnnkit.analysis import macs
 from cnnkit.errors import UsageError
+from export.batches import batches
 from export.graph import Graph
 from export.pipeline import PassData
 from export.pruning import filters
 from export.pruning import group_lasso
 from export.pruning import importance
-from export.pruning.batches import batches
 from export.pruning.recalibration import recalibrate
 from tests.contracts.parts import perturb
 from tests.export.networks import everything
