@@ -1,8 +1,7 @@
 """Measures time and memory of every pass and every file format on ResNet-50 at 224x224.
 
-    python -m benchmarks.passes                          # 40 minutes of one core
-    python -m benchmarks.passes low-rank:method=svd onnx # some of them
-    python -m benchmarks.passes cp                       # takes long
+    python -m benchmarks.passes                            # 40 minutes of one core
+    python -m benchmarks.passes low-rank:method=svd onnx   # some of them
 
 The network of `keras.applications` has random weights and 1000 classes; the data are 64 random
 pictures, in training in batches of 16. Each case runs in a process of its own, whose peak memory

@@ -4,9 +4,10 @@
     python -m benchmarks.speed MobileNetV2     # one of them
 
 The networks of `keras.applications` have random weights and 1000 classes: sizes and times do not
-depend on what a network knows. Each is written as it is, pruned with `prune-filters:ratio=0.5`, and
-the same with widths that are multiples of 8; each as float32 and as int8; for LiteRT and for ONNX
-Runtime. Files that were written before are not written again (`--work` says where they are kept).
+depend on what a network knows. Each is written as it is and pruned with `prune-filters:ratio=0.5`,
+MobileNetV2 also with widths that are multiples of 8; each as float32 and as int8; for LiteRT and
+for ONNX Runtime. Files that were written before are not written again (`--work` says where they
+are kept).
 
 All files of a runtime take one picture each in turns, in one process, so that what else the machine
 does meets them alike. Of one thread the CPU time is taken, which is that of the clock if the core
@@ -33,18 +34,19 @@ from cnnkit import files
 from cnnkit import registry
 
 TABLE = Path(__file__).with_suffix(".md")
-NAMES = ("MobileNetV2", "ResNet50")
 SHAPE = (224, 224, 3)
 PASSES = {
     "as it is": "",
     "ratio=0.5": "prune-filters:ratio=0.5",
     "ratio=0.5, multiples of 8": "prune-filters:ratio=0.5,round_to=8",
 }
+# Half of the widths of ResNet-50 are multiples of 8 as they are.
+NETWORKS = {"MobileNetV2": list(PASSES), "ResNet50": list(PASSES)[:2]}
+TURNS = {"MobileNetV2": 50, "ResNet50": 15}
 RUNTIMES = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}
 VARIANTS = ("float32", "int8")
 THREADS = (1, 2)
 PICTURES = 8  # for the ranges of int8
-TURNS = 50
 # Less is no gain: the noise of the least times.
 GAIN = 0.95
 # Where a median is more than so many times the least, the machine was too busy to tell.
@@ -81,7 +83,7 @@ def written(name: str, channels: str, work: Path) -> dict[str, Any]:
     return {"stem": stem, **json.loads(done.read_text(encoding="utf-8"))}
 
 
-def times(paths: Sequence[Path], kind: str, threads: int) -> list[list[float]]:
+def times(paths: Sequence[Path], kind: str, threads: int, turns: int) -> list[list[float]]:
     """Returns the milliseconds of each file for one picture, one for each turn."""
     from export import formats
 
@@ -89,7 +91,7 @@ def times(paths: Sequence[Path], kind: str, threads: int) -> list[list[float]]:
     predictors = [formats.module(kind).predictor(path, threads=threads) for path in paths]
     x = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
     found: list[list[float]] = [[] for _ in paths]
-    for _ in range(TURNS):
+    for _ in range(turns):
         for predict, taken in zip(predictors, found, strict=True):
             start = now()
             predict(x)
@@ -99,18 +101,18 @@ def times(paths: Sequence[Path], kind: str, threads: int) -> list[list[float]]:
 
 def rows(name: str, work: Path) -> list[dict[str, Any]]:
     """Returns what was measured on each file of a network; its files exist."""
-    known = {channels: written(name, channels, work) for channels in PASSES}
-    cases = [(channels, variant) for channels in PASSES for variant in VARIANTS]
+    known = {channels: written(name, channels, work) for channels in NETWORKS[name]}
+    cases = [(channels, variant) for channels in NETWORKS[name] for variant in VARIANTS]
     found = []
     for kind, runtime in RUNTIMES.items():
         paths = [
             work / f"{known[channels]['stem']}-{variant}.{kind}" for channels, variant in cases
         ]
-        taken = {threads: times(paths, kind, threads) for threads in THREADS}
+        taken = [times(paths, kind, threads, TURNS[name]) for threads in THREADS]
         for number, ((channels, variant), path) in enumerate(zip(cases, paths, strict=True)):
             row = dict(zip(KEYS, (name, channels, variant, runtime), strict=True))
             row |= {"macs": known[channels]["macs"], "bytes": path.stat().st_size}
-            row["times"] = [summary(all_[number], all_[0]) for all_ in taken.values()]
+            row["times"] = [summary(all_[number], all_[0]) for all_ in taken]
             found.append(row)
     return found
 
@@ -168,14 +170,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="one of " + ", ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="one of " + ", ".join(NETWORKS))
     parser.add_argument("--work", type=Path, default=Path("runs/speed"), help="kept there")
     parser.add_argument("--child", choices=("write", "time"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    names = [registry.known("network", name, NAMES) for name in args.names] or list(NAMES)
+    names = [registry.known("network", name, NETWORKS) for name in args.names] or list(NETWORKS)
     args.work.mkdir(parents=True, exist_ok=True)
     if args.child == "write":
-        for channels in PASSES:
+        for channels in NETWORKS[names[0]]:
             written(names[0], channels, args.work)
         return 0
     if args.child == "time":
@@ -186,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         for step in ("write", "time"):
             command = [sys.executable, "-m", "benchmarks.speed", name, "--child", step]
             subprocess.run([*command, "--work", str(args.work)], check=True)
-    known = [args.work / f"{name}.json" for name in NAMES]
+    known = [args.work / f"{name}.json" for name in NETWORKS]
     found = [
         json.loads(path.read_text(encoding="utf-8"))["rows"] for path in known if path.exists()
     ]
