@@ -6,7 +6,8 @@
 The network of `keras.applications` has random weights and 1000 classes; the data are 64 random
 pictures, in training in batches of 16. Each case runs in a process of its own, whose peak memory
 counts TensorFlow, the network and the pictures too; seconds and CPU seconds are of the pass alone.
-The rows go into `benchmarks/passes.md`; those of cases that did not run this time stay.
+`low-rank:method=cp`, which fits every kernel anew, is left out. The rows go into
+`benchmarks/passes.md`; those of cases that did not run this time stay.
 """
 
 import argparse
