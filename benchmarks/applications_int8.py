@@ -16,10 +16,11 @@ Trained for int8, by the pass `qat` with one step of training: the layers that i
 float32; whether the step leaves finite weights and ranges; for each file the logits that are
 within one step of the grid (LSB) of what the simulation computes, the pictures on which both
 choose the same class, and signal to noise. The simulation's own signal to noise against the float
-model says how much roundings count for in this network: where that is low, a value that falls
-between two steps, and may go either way, moves many logits by more than one step. Calibrated:
-signal to noise and classes against the float model. Rounding errors are larger than those of a
-trained network, whose margins a random one has not.
+model says how much roundings count for in this network: where that is low, a difference of one
+step early on moves many logits by more than one. Such differences are known of TFLite's product
+with the hard-sigmoid gate of MobileNetV3. Calibrated: signal to noise and classes against the float
+model. Rounding errors are larger than those of a trained network, whose margins a random one has
+not.
 
 The rows go into `benchmarks/applications_int8.md`; those of models that did not run this time stay.
 """
