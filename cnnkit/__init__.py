@@ -15,7 +15,20 @@ __version__ = "0.1.0"
 # first use, so importing cnnkit after TensorFlow is early enough; a value of the user's stays.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
-_SUBPACKAGES = ("analysis", "data", "models", "regularizers", "training")
+_SUBPACKAGES = (
+    "activations",
+    "analysis",
+    "blocks",
+    "constraints",
+    "data",
+    "initializers",
+    "layers",
+    "losses",
+    "models",
+    "regularizers",
+    "schedules",
+    "training",
+)
 _FUNCTIONS = {"check": "cnnkit.data", "train": "cnnkit.training.train"}
 
 

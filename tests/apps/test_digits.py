@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from apps.cli import VERBS
+from apps.commands.list import PARTS
 from cnnkit import files
 from cnnkit import models
+from cnnkit import registry
 from cnnkit.training.recipe import PRESETS
 from export import formats
 from export import passes
@@ -245,9 +247,9 @@ def test_verify_names_every_file_that_is_gone(cnnkit, own_bundle):
 LISTS = {"models": models.NAMES, "formats": formats.FORMATS, "passes": passes.PASSES}
 
 
-@pytest.mark.parametrize("kind", [*LISTS, "presets"])
+@pytest.mark.parametrize("kind", [*LISTS, *PARTS, "presets"])
 def test_list(cnnkit, kind):
-    names = list(LISTS.get(kind, PRESETS))
+    names = registry.names(PARTS[kind][1]) if kind in PARTS else list(LISTS.get(kind, PRESETS))
     done = cnnkit("list", kind, "--json")
     assert done.code == 0
     found = json.loads(done.out)

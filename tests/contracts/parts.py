@@ -10,7 +10,7 @@ def batch(spec, n=2, dtype="float32"):
 
 def as_model(spec):
     part = spec.make()
-    if not isinstance(part, keras.Model):
+    if spec.kind != "model":
         part = keras.layers.Activation(part) if spec.kind == "activation" else part
         x = keras.Input(spec.input_shape, name="image")
         part = keras.Model(x, part(x))

@@ -15,7 +15,7 @@ formats = pytest.mark.parametrize("fmt", INT8, ids=lambda fmt: fmt.__name__.rspl
 
 
 @formats
-@each("layer", "activation", "model")
+@each("layer", "activation", "block", "model")
 def test_export_parity(spec, fmt, tmp_path):
     model = as_model(spec)
     x = batch(spec, n=3)
@@ -25,7 +25,7 @@ def test_export_parity(spec, fmt, tmp_path):
 
 
 @formats
-@each("layer", "activation", "model")
+@each("layer", "activation", "block", "model")
 def test_int8_parity(spec, fmt, tmp_path):
     model = as_model(spec)
     x = batch(spec, n=32)

@@ -1,0 +1,29 @@
+"""The same outputs on JAX, and in TF Serving's world."""
+
+import numpy as np
+import pytest
+
+from export.formats import saved_model
+from tests.contracts.parts import as_model
+from tests.contracts.parts import batch
+from tests.specs import each
+
+pytestmark = pytest.mark.export
+
+
+@each("layer", "activation", "block", "model")
+def test_same_outputs_on_jax(spec, jax, tmp_path):
+    model = as_model(spec)
+    x = batch(spec, n=3)
+    model.save(tmp_path / "part.keras")
+    want = np.asarray(model(x, training=False))
+    np.testing.assert_allclose(jax.run(tmp_path / "part.keras", x), want, rtol=1e-4, atol=1e-5)
+
+
+@each("layer", "activation", "block", "model")
+def test_saved_model_without_cnnkit(spec, tensorflow_alone, tmp_path):
+    model = as_model(spec)
+    x = batch(spec, n=3)
+    path = saved_model.write(model, tmp_path / "part")
+    want = np.asarray(model(x, training=False))
+    np.testing.assert_allclose(tensorflow_alone.run(path, x), want, rtol=1e-4, atol=1e-5)
