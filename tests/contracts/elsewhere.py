@@ -1,8 +1,8 @@
 """A process that runs models in a world of its own, one after the other.
 
 Started as a script: `elsewhere.py jax` loads `.keras` files with Keras on JAX; `elsewhere.py
-tensorflow` runs SavedModels with TensorFlow alone. Both answer every line `model x.npy y.npy` with
-`ok` or with what went wrong.
+tensorflow` runs SavedModels with TensorFlow alone. Both answer every line `model x.npy y.npy steps`
+with `ok` or with what went wrong.
 """
 
 import json
@@ -32,12 +32,13 @@ class Elsewhere:
             env={**os.environ, "PYTHONPATH": str(ROOT), **where},
         )
 
-    def run(self, model, x):
-        """Returns what the model at a path answers to `x`."""
+    def run(self, model, x, steps=0):
+        """Returns what the model at a path answers to `x`, after some steps towards zeros."""
         with tempfile.TemporaryDirectory() as folder:
             x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
             np.save(x_path, x)
-            self.process.stdin.write(json.dumps([str(model), str(x_path), str(y_path)]) + "\n")
+            line = json.dumps([str(model), str(x_path), str(y_path), steps])
+            self.process.stdin.write(f"{line}\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline().strip()
             if answer != "ok":
@@ -49,7 +50,7 @@ class Elsewhere:
         self.process.wait(timeout=30)
 
 
-def on_jax(model, x_path, y_path):
+def on_jax(model, x_path, y_path, steps):
     import importlib
     import pkgutil
 
@@ -62,10 +63,14 @@ def on_jax(model, x_path, y_path):
     for module in pkgutil.walk_packages(cnnkit.__path__, "cnnkit."):
         importlib.import_module(module.name)
     loaded = keras.models.load_model(model)
-    np.save(y_path, np.asarray(loaded(np.load(x_path), training=False)))
+    x = np.load(x_path)
+    if steps:
+        zeros = np.zeros((len(x), *loaded.output_shape[1:]))
+        loaded.fit(x, zeros, batch_size=len(x), epochs=steps, shuffle=False, verbose=0)
+    np.save(y_path, np.asarray(loaded(x, training=False)))
 
 
-def on_tensorflow(model, x_path, y_path):
+def on_tensorflow(model, x_path, y_path, _steps):
     sys.path.insert(0, str(PROBE.parent))
     import savedmodel_probe
 
