@@ -85,4 +85,5 @@ def known(kind: str, name: str, choices: Iterable[str]) -> str:
     if name in choices:
         return name
     close = difflib.get_close_matches(name, choices, n=3, cutoff=0.0)
-    raise UsageError(f"Unknown {kind} {name!r}", todo=f"Closest: {', '.join(close)}")
+    todo = f"Closest: {', '.join(close)}" if close else "There is none"
+    raise UsageError(f"Unknown {kind} {name!r}", todo=todo)

@@ -20,19 +20,25 @@ PARTS = {
     "layers": ("cnnkit.layers", "layer"),
     "losses": ("cnnkit.losses", "loss"),
     "regularizers": ("cnnkit.regularizers", "regularizer"),
-    "schedules": ("cnnkit.schedules", "schedule"),
 }
 SINGULAR = {"losses": "loss", "passes": "pass"}
 
 
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help=f"models, {', '.join(PARTS)}, formats, passes or presets.")
+        str,
+        typer.Argument(help=f"models, {', '.join(PARTS)}, schedules, formats, passes or presets."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
 ) -> None:
     """Prints the models, parts of models, formats, passes or presets that exist."""
-    others = {"models": _models, "formats": _formats, "passes": _passes, "presets": _presets}
+    others = {
+        "models": _models,
+        "schedules": _schedules,
+        "formats": _formats,
+        "passes": _passes,
+        "presets": _presets,
+    }
     registry.known("kind of names", kind, [*others, *PARTS])
     found = others[kind]() if kind in others else _parts(*PARTS[kind])
     if as_json:
@@ -54,6 +60,16 @@ def _parts(package: str, kind: str) -> dict[str, str]:
     with console.hushed():
         importlib.import_module(package)
     return {name: _first_line(registry.get(kind, name)) for name in registry.names(kind)}
+
+
+def _schedules() -> dict[str, str]:
+    from cnnkit.training import schedules
+
+    found = {}
+    for name, (what, options) in schedules.SCHEDULES.items():
+        texts = [f"{k}: {o.meaning}, default {o.default:g}" for k, o in options.items()]
+        found[name] = "; ".join([f"The learning rate {what}", *texts])
+    return found
 
 
 def _formats() -> dict[str, str]:

@@ -4,12 +4,11 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 from cnnkit import checks
 from cnnkit.registry import register
 from cnnkit.types import Tensor
-
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 @register("schedule")

@@ -19,19 +19,28 @@ from cnnkit.models.saving import save_model
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS as METRICS
 from cnnkit.training.keeper import Keeper
+from cnnkit.training.momentum import RampedSGD
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.reporter import Reporter
+from cnnkit.training.schedules import SCHEDULES as SCHEDULES
+from cnnkit.training.schedules import learning_rates as learning_rates
 from cnnkit.types import Tensor
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
 
+# With the constants of Wei 2017, section 11.2.4, where Keras has others.
 OPTIMIZERS = {
-    "adam": keras.optimizers.Adam,
+    "adadelta": partial(keras.optimizers.Adadelta, rho=0.95, epsilon=1e-6),
+    "adagrad": partial(keras.optimizers.Adagrad, initial_accumulator_value=0.0, epsilon=1e-6),
+    "adam": partial(keras.optimizers.Adam, epsilon=1e-8),
     "adamw": keras.optimizers.AdamW,
+    "momentum": partial(keras.optimizers.SGD, momentum=0.9),
+    "momentum-ramp": RampedSGD,
+    "plain-sgd": keras.optimizers.SGD,
+    "rmsprop": partial(keras.optimizers.RMSprop, rho=0.9, epsilon=1e-6),
     "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
 }
-SCHEDULES = {"cosine": 0.0, "constant": 1.0}  # the rate at the end, as a fraction of the highest
 # Layers that hand scores on without changing which is the largest.
 _TRANSPARENT = ("Identity", "Flatten", "Reshape", "Dropout")
 _TINY = float(np.finfo(np.float32).tiny)
@@ -83,8 +92,9 @@ def fit(  # noqa: PLR0913
         epochs: At most.
         batch_size: Pictures a step.
         lr: Learning rate at its highest.
-        optimizer: One of `OPTIMIZERS`. Decay is decoupled in all; `sgd` has Nesterov momentum 0.9.
-        schedule: One of `SCHEDULES`.
+        optimizer: One of `OPTIMIZERS`. Decay is decoupled in all; `sgd` has Nesterov momentum 0.9;
+            the momentum of `momentum-ramp` rises from 0.5 to 0.9 over the training.
+        schedule: One of `SCHEDULES`, such as `cosine` or `step:every=10,factor=0.1`.
         warmup_epochs: Epochs in which the rate rises from zero.
         weight_decay: Fraction of each kernel taken away a step, times the rate.
         label_smoothing: Part of each label that is spread over all classes, in [0, 1).
@@ -111,10 +121,10 @@ def fit(  # noqa: PLR0913
     train = Batches(*dataset.arrays("train"), classes, batch_size, seed)
     val_x, val_y = dataset.arrays("val")
     val = Batches(val_x, val_y, classes, 4 * batch_size) if len(val_y) else None
-    rates = learning_rates(lr, schedule, len(train) * epochs, len(train) * warmup_epochs)
+    rates = learning_rates(lr, schedule, epochs, len(train), warmup_epochs)
     trained = wrap(logits(model)) if wrap else logits(model)
     trained.compile(
-        optimizer=_optimizer(optimizer, rates, weight_decay),
+        optimizer=_optimizer(optimizer, rates, weight_decay, epochs * len(train)),
         loss=keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=label_smoothing
         ),
@@ -143,24 +153,6 @@ def fit(  # noqa: PLR0913
             + (f" in {folder / BEST}" if folder else ""),
         )
     return History(keeper.rows, keeper.best_epoch)
-
-
-def learning_rates(
-    lr: float, schedule: str, steps: int, warmup_steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the rate of every step: a linear rise, then what `schedule` says.
-
-    Raises:
-        UsageError: If the schedule is unknown.
-    """
-    end = SCHEDULES[registry.known("schedule", schedule, SCHEDULES)]
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup_steps else lr,
-        decay_steps=max(1, steps - warmup_steps),
-        alpha=end,
-        warmup_target=lr if warmup_steps else None,
-        warmup_steps=warmup_steps,
-    )
 
 
 def outputs_probabilities(model: keras.Model) -> bool:
@@ -214,9 +206,12 @@ def _origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:
     return operation, operation._inbound_nodes[node].input_tensors
 
 
-def _optimizer(name: str, rates: Any, weight_decay: float) -> keras.optimizers.Optimizer:
+def _optimizer(
+    name: str, rates: Any, weight_decay: float, steps: int
+) -> keras.optimizers.Optimizer:
     make = OPTIMIZERS[registry.known("optimizer", name, OPTIMIZERS)]
-    optimizer = make(learning_rate=rates, weight_decay=weight_decay)
+    ramp = {"steps": steps} if make is RampedSGD else {}
+    optimizer = make(learning_rate=rates, weight_decay=weight_decay, **ramp)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
 

@@ -20,6 +20,7 @@ from pydantic import Field
 from cnnkit import models
 from cnnkit import registry
 from cnnkit.errors import UsageError
+from cnnkit.training import schedules
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
 
@@ -38,6 +39,11 @@ def _bytes(value: Any) -> Any:
 
 def _model(name: str) -> str:
     return registry.known("model", name, ["auto", *models.NAMES])
+
+
+def _schedule(text: str) -> str:
+    schedules.parse(text)
+    return text
 
 
 # TOML has no null: what is None here is written as a word there.
@@ -101,9 +107,11 @@ class Train(_Section):
     Args:
         epochs: Passes over the training split, at most.
         batch_size: Pictures a step.
-        optimizer: `adam`, `adamw` or `sgd` with Nesterov momentum 0.9.
-        lr: Learning rate at its highest.
-        schedule: `cosine` falls to zero over the epochs; `constant` stays.
+        optimizer: `adamw`, `adam`, `sgd` with Nesterov momentum 0.9, `momentum` 0.9 without,
+            `momentum-ramp` from 0.5 to 0.9, `plain-sgd`, `adagrad`, `adadelta` or `rmsprop`.
+        lr: Learning rate at its highest; `adadelta` is made for 1.
+        schedule: Such as `cosine`, which falls to zero over the epochs, `constant`, or
+            `step:every=5,factor=0.5`; all are in `cnnkit.training.schedules.SCHEDULES`.
         warmup_epochs: Epochs in which the rate rises from zero.
         weight_decay: Fraction of each kernel taken away a step, times the rate.
         seed: Of split, weights and order.
@@ -112,9 +120,19 @@ class Train(_Section):
 
     epochs: Positive = 30
     batch_size: Positive = 32
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    optimizer: Literal[
+        "adadelta",
+        "adagrad",
+        "adam",
+        "adamw",
+        "momentum",
+        "momentum-ramp",
+        "plain-sgd",
+        "rmsprop",
+        "sgd",
+    ] = "adamw"
     lr: Rate = 3e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Annotated[str, pydantic.AfterValidator(_schedule)] = "cosine"
     warmup_epochs: Count = 1
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-2
     seed: Count = 0

@@ -15,6 +15,7 @@ from cnnkit import files
 from cnnkit import models
 from cnnkit import registry
 from cnnkit.training.recipe import PRESETS
+from cnnkit.training.schedules import SCHEDULES
 from export import formats
 from export import passes
 
@@ -244,7 +245,12 @@ def test_verify_names_every_file_that_is_gone(cnnkit, own_bundle):
     assert [row[0] for row in rows_of(done.out, "Not as exported")] == gone
 
 
-LISTS = {"models": models.NAMES, "formats": formats.FORMATS, "passes": passes.PASSES}
+LISTS = {
+    "models": models.NAMES,
+    "schedules": SCHEDULES,
+    "formats": formats.FORMATS,
+    "passes": passes.PASSES,
+}
 
 
 @pytest.mark.parametrize("kind", [*LISTS, *PARTS, "presets"])
