@@ -1,8 +1,9 @@
 """A process that runs models in a world of its own, one after the other.
 
-Started as a script: `elsewhere.py jax` loads `.keras` files with Keras on JAX; `elsewhere.py
-tensorflow` runs SavedModels with TensorFlow alone. Both answer every line `model x.npy y.npy steps`
-with `ok` or with what went wrong.
+Started as a script: `elsewhere.py jax` loads `.keras` files, and losses from `.json` files, with
+Keras on JAX; `elsewhere.py tensorflow` runs SavedModels with TensorFlow alone. Both answer every
+line `model x.npy y.npy steps` with `ok` or with what went wrong; of a loss, x holds `y_pred`, and
+`steps` is a file of `y_true`.
 """
 
 import json
@@ -34,10 +35,22 @@ class Elsewhere:
 
     def run(self, model, x, steps=0):
         """Returns what the model at a path answers to `x`, after some steps towards zeros."""
+        return self._answer(model, x, lambda folder: steps)
+
+    def loss(self, config, y_true, y_pred):
+        """Returns the loss whose configuration is in the file at a path."""
+
+        def targets(folder):
+            np.save(folder / "targets.npy", y_true)
+            return str(folder / "targets.npy")
+
+        return self._answer(config, y_pred, targets)
+
+    def _answer(self, model, x, last):
         with tempfile.TemporaryDirectory() as folder:
             x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
             np.save(x_path, x)
-            line = json.dumps([str(model), str(x_path), str(y_path), steps])
+            line = json.dumps([str(model), str(x_path), str(y_path), last(Path(folder))])
             self.process.stdin.write(f"{line}\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline().strip()
@@ -62,8 +75,12 @@ def on_jax(model, x_path, y_path, steps):
         raise RuntimeError(f"Keras runs on {keras.backend.backend()}")
     for module in pkgutil.walk_packages(cnnkit.__path__, "cnnkit."):
         importlib.import_module(module.name)
-    loaded = keras.models.load_model(model)
     x = np.load(x_path)
+    if Path(model).suffix == ".json":
+        loss = keras.saving.deserialize_keras_object(json.loads(Path(model).read_text()))
+        np.save(y_path, np.asarray(loss(np.load(steps), x)))
+        return
+    loaded = keras.models.load_model(model)
     if steps:
         zeros = np.zeros((len(x), *loaded.output_shape[1:]))
         loaded.fit(x, zeros, batch_size=len(x), epochs=steps, shuffle=False, verbose=0)

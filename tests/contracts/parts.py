@@ -8,6 +8,11 @@ def batch(spec, n=2, dtype="float32"):
     return np.random.default_rng(0).uniform(-1, 1, (n, *spec.input_shape)).astype(dtype)
 
 
+def predictions(spec, dtype="float32"):
+    """Returns `y_pred` of the two examples of a loss."""
+    return np.asarray(spec.predict(batch(spec, dtype="float64")), dtype)
+
+
 def as_model(spec):
     part = spec.make()
     if spec.kind != "model":

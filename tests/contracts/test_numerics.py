@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tests.contracts.parts import as_model
 from tests.contracts.parts import batch
+from tests.contracts.parts import predictions
 from tests.specs import each
 
 
@@ -47,7 +48,7 @@ def test_gradient(spec):
 def test_loss_gradient(spec):
     keras.config.set_floatx("float64")
     loss = spec.make()
-    logits = tf.constant(batch(spec, dtype="float64"))
+    logits = tf.constant(predictions(spec, "float64"))
     y = tf.constant(spec.targets)
     theory, numeric = tf.test.compute_gradient(lambda v: loss(y, v), [logits], delta=1e-5)
     np.testing.assert_allclose(theory[0], numeric[0], rtol=1e-5, atol=1e-7)
