@@ -11,13 +11,15 @@ SHORTCUTS = ("A", "B", "none")
 EXPANSION = 4
 
 
-def conv_bn(x: Tensor, filters: int, size: int, strides: int = 1, *, name: str) -> Tensor:
-    """Convolves without bias, padded to keep the size, and normalizes over the batch."""
+def conv_bn(
+    x: Tensor, filters: int, size: int, strides: int = 1, padding: str = "same", *, name: str
+) -> Tensor:
+    """Convolves without bias and normalizes over the batch."""
     x = layers.Conv2D(
         filters,
         size,
         strides=strides,
-        padding="same",
+        padding=padding,
         use_bias=False,
         kernel_initializer="he_normal",
         name=f"{name}_conv",
