@@ -33,5 +33,4 @@ def test_int8_parity(spec, fmt, tmp_path):
     path = fmt.write(model, tmp_path / "part", calibration=x, **INT8[fmt])
     want = np.asarray(model(x, training=False))
     error = want - fmt.run(path, x)
-    sqnr_db = 10 * np.log10(np.square(want).sum() / np.square(error).sum())
-    assert sqnr_db >= 25.0
+    assert np.square(want).sum() >= 10**2.5 * np.square(error).sum()  # 25 dB

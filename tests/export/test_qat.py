@@ -12,6 +12,9 @@ from keras import layers
 
 from cnnkit import models
 from cnnkit.errors import UsageError
+from cnnkit.layers import LocalResponseNormalization
+from cnnkit.layers import MeanImage
+from cnnkit.layers import RReLU
 from cnnkit.training.recipe import resolve
 from export import bundle
 from export import formats
@@ -105,6 +108,17 @@ def activations():
         return layers.Dense(5, activation="softmax", name="scores")(x)
 
     return deployable(body, end="none")
+
+
+def randomized():
+    """Layers of our own that have integer kernels."""
+
+    def body(x):
+        x = layers.Conv2D(8, 3, name="conv")(MeanImage(name="mean_image")(x))
+        x = layers.Conv2D(8, 3, name="later")(RReLU(name="rrelu")(x))
+        return layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="mean")(x))
+
+    return deployable(body)
 
 
 def inputs(model, n=32, seed=0):
@@ -427,7 +441,7 @@ def as_tflite(model, found, x, tmp_path):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("make", [everything, lenet, mobile, activations])
+@pytest.mark.parametrize("make", [everything, lenet, mobile, activations, randomized])
 def test_tflite_is_the_simulation(make, tmp_path):
     model = make()
     if isinstance(model.layers[-1], layers.Softmax):  # else one step of a logit would be many
@@ -471,7 +485,7 @@ def test_onnx_has_int8_weights_and_agrees(make, tmp_path):
 def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
     def body(x):
         x = layers.Conv2D(8, 3, activation="relu", name="conv")(x)
-        x = layers.LayerNormalization(name="norm")(x)
+        x = LocalResponseNormalization(name="norm")(x)
         x = layers.Conv2D(8, 3, activation="elu", name="later")(x)
         return layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="mean")(x))
 
@@ -479,7 +493,7 @@ def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
     x = inputs(model)
     result = qat.apply(model, qat.Config(), PassData(x, None, lambda m: m))
     assert result.protected == [
-        "norm: no int8 rule for LayerNormalization",
+        "norm: no int8 rule for LocalResponseNormalization",
         "later.activation: no int8 rule for elu",
     ]
     path, got = as_tflite(result.model, result.ranges, x, tmp_path)
