@@ -190,7 +190,7 @@ class Subclassed(keras.Model):
 
 @pytest.mark.parametrize("model", [Subclassed(), keras.Sequential([layers.Dense(3)])])
 def test_no_graph(model):
-    with pytest.raises(UsageError, match="Cannot count a model without a layer graph"):
+    with pytest.raises(UsageError, match="Cannot follow a model without a layer graph"):
         macs.total(model)
 
 
