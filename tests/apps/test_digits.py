@@ -272,6 +272,26 @@ def test_show(cnnkit):
     assert rows_of(other.out, "Total")[0][0] == str(25 * 300 + 301 * 100 + 101 * 5)
 
 
+def test_show_receptive_fields_and_rules(cnnkit):
+    done = cnnkit("show", "model", "lenet5_caffe", "--lint")
+    fields = {row[0]: row[3] for row in rows_of(done.out, "lenet5_caffe on 28x28x1")}
+    assert (fields["conv1"], fields["conv2"], fields["fc1"]) == ("5x5", "14x14", "whole")
+    rules = {row[0] for row in rows_of(done.out, "lenet5_caffe against the rules of design")}
+    assert {"input size", "padding", "channels"} <= rules
+
+
+def test_show_side_by_side(cnnkit):
+    done = cnnkit("show", "model", "plain20", "resnet20", "lenet300")
+    assert (done.code, done.err) == (0, "")
+    rows = rows_of(done.out, "Side by side")
+    assert [row[:3] for row in rows] == [
+        ["plain20", "32x32x3", "20"],
+        ["resnet20", "32x32x3", "20"],
+        ["lenet300", "28x28x1", "3"],
+    ]
+    assert rows[0][6] == rows[1][6]
+
+
 def test_doctor(cnnkit):
     done = cnnkit("doctor")
     assert (done.code, done.err) == (0, "")
