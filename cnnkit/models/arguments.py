@@ -32,9 +32,7 @@ def class_count(owner: str, classes: Any) -> int:
     return checks.integer(owner, "classes", classes, 2)
 
 
-def scaled(
-    owner: str, width: Any, channels: tuple[int, ...], multiple: int = 1
-) -> tuple[int, ...]:
+def scaled(owner: str, width: Any, channels: tuple[int, ...], multiple: int = 1) -> tuple[int, ...]:
     """Returns `channels` times `width`, rounded to the nearest multiple and at least one multiple.
 
     Raises:

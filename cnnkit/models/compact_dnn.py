@@ -68,5 +68,5 @@ def _build(
 
 register_all(
     _build,
-    {"compact_dnn": "Compact DNN of convolution, dilation and deconvolution: 4,088,296 parameters."},
+    {"compact_dnn": "Compact DNN with dilation and deconvolution: 4,088,296 parameters."},
 )

@@ -92,9 +92,7 @@ def _build(
         x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
     x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(arguments.scaled(name, width, UNITS), 1):
-        x = layers.Dense(
-            units, activation="relu", kernel_initializer="he_normal", name=f"fc{i}"
-        )(x)
+        x = layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=f"fc{i}")(x)
         x = layers.Dropout(DROPOUT, name=f"dropout{i}")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
 
