@@ -58,15 +58,16 @@ class LargeMarginSoftmax(ClassLoss):
             "LargeMarginSoftmax", "blend", blend, 0.0, float("inf"), closed="left"
         )
 
-    def per_class(self, y_pred: Tensor) -> Tensor:
-        return self.blended(y_pred, self.blend)
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self.blended(y_true, ops.convert_to_tensor(y_pred), self.blend)
 
-    def blended(self, y_pred: Tensor, blend: Tensor) -> Tensor:
-        """Returns what `per_class` does with another `blend`, which may be a tensor."""
+    def blended(self, y_true: Tensor, y_pred: Tensor, blend: Tensor) -> Tensor:
+        """Returns the loss of each example with another `blend`, which may be a tensor."""
         scores, lengths = y_pred[..., 0, :], y_pred[..., 1, :]
         cosine = scores / ops.where(lengths > 0, lengths, 1)
         own = (blend * scores + lengths * phi(cosine, self.margin)) / (1 + blend)
-        return ops.softplus(logsumexp_of_others(scores) - own)
+        losses = ops.softplus(logsumexp_of_others(scores) - own)
+        return ops.sum(self.labels(y_true, losses) * losses, -1)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "margin": self.margin, "blend": self.blend}

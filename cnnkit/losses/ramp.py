@@ -17,7 +17,9 @@ KINDS = ("score", "crammer_singer")
 class Ramp(ClassLoss):
     """The truncated hinge loss `max(0, 1 - u) - max(0, s - u)`: wrong labels cost `1 - s` at most.
 
-    The derivative is -1 for `s <= u < 1` and 0 elsewhere, at the corner `u = 1` too.
+    The derivative is -1 for `s <= u < 1` and 0 elsewhere, at the corner `u = 1` too. Where `s` is
+    near 0, most examples of a fresh network have no slope: start with a lower one, or with weights
+    that were trained otherwise.
 
     Args:
         s: Where the loss stops growing, below 1. None takes `-1 / (C - 1)` for C classes, below

@@ -72,6 +72,7 @@ def fit(  # noqa: PLR0913
     warmup_epochs: int = 0,
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
+    loss: keras.losses.Loss | None = None,
     patience: int | None = None,
     seed: int = 0,
     deterministic: bool = False,
@@ -98,6 +99,7 @@ def fit(  # noqa: PLR0913
         warmup_epochs: Epochs in which the rate rises from zero.
         weight_decay: Fraction of each kernel taken away a step, times the rate.
         label_smoothing: Part of each label that is spread over all classes, in [0, 1).
+        loss: Of logits and one-hot labels; None is the cross-entropy with `label_smoothing`.
         patience: Epochs without a better one after which training ends; None never ends it.
         seed: Of the order of the pictures.
         deterministic: Only operations that give the same bits each time, from now on.
@@ -125,9 +127,8 @@ def fit(  # noqa: PLR0913
     trained = wrap(logits(model)) if wrap else logits(model)
     trained.compile(
         optimizer=_optimizer(optimizer, rates, weight_decay, epochs * len(train)),
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=label_smoothing
-        ),
+        loss=loss
+        or keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=_jit(),
     )
@@ -172,7 +173,7 @@ def logits(model: keras.Model) -> keras.Model:
 def _before_softmax(tensor: Tensor) -> Tensor:
     if not _is_softmax(tensor):
         return tensor
-    operation, inputs = _origin(tensor)
+    operation, inputs = origin(tensor)
     kind = type(operation).__name__
     if kind == "Activation" and operation.activation is keras.activations.linear:
         return _before_softmax(inputs[0])
@@ -186,7 +187,7 @@ def _float32(tensor: Tensor) -> Tensor:
 
 
 def _is_softmax(tensor: Tensor) -> bool:
-    operation, inputs = _origin(tensor)
+    operation, inputs = origin(tensor)
     kind, activation = type(operation).__name__, getattr(operation, "activation", None)
     if isinstance(operation, keras.Model):
         return outputs_probabilities(operation)
@@ -199,7 +200,7 @@ def _is_softmax(tensor: Tensor) -> bool:
     return False
 
 
-def _origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:
+def origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:
     """Returns the operation that made a symbolic tensor, and what it was made from."""
     # Keras has no public name for this; `layer.input` is ambiguous for a layer called twice.
     operation, node, _ = tensor._keras_history

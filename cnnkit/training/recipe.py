@@ -143,12 +143,33 @@ class Loss(_Section):
     """What is minimised.
 
     Args:
-        name: Only `cross_entropy` so far.
+        name: `cross_entropy`; `crammer_singer` or `weston_watkins`, which are hinge losses;
+            `ramp`, for wrong labels; `large_margin` softmax; `label_distribution`, for classes in
+            an order.
         label_smoothing: Part of each label that is spread over all classes, in [0, 1).
+        cut: Of `ramp`: by how much an example may be wrong before it is given up, below 1. A fresh
+            network finds nothing to improve where it gives up most examples, as near 0.
+        margin: Of `large_margin`: the larger, the more, and the more epochs it takes.
+        sigma: Of `label_distribution`: deviation in classes by which each label is spread.
+        center_weight: Of the centre loss on the features before the logits, which is added.
+        cost: What mistakes cost, which is added: "none"; "counts" for the more, the rarer the
+            class; or a run folder, whose validation mistakes say it.
     """
 
-    name: Literal["cross_entropy"] = "cross_entropy"
+    name: Literal[
+        "cross_entropy",
+        "crammer_singer",
+        "weston_watkins",
+        "ramp",
+        "large_margin",
+        "label_distribution",
+    ] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cut: Annotated[float, Field(lt=1, allow_inf_nan=False)] = -2.0
+    margin: Annotated[int, Field(ge=1, le=4)] = 2
+    sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    center_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    cost: Annotated[str, Field(min_length=1)] = "none"
 
 
 class Guard(_Section):

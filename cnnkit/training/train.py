@@ -22,6 +22,8 @@ from cnnkit.models.saving import save_model
 from cnnkit.training.fit import fit
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
+from cnnkit.training.objective import loss_of
+from cnnkit.training.objective import wrap_of
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
 from cnnkit.training.recipe import flat
@@ -149,6 +151,7 @@ def train(
     )
     recipe = resolved.recipe
     model = _build(recipe, dataset)
+    loss, wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, model)
 
     files.remove(out)
     files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
@@ -163,7 +166,8 @@ def train(
         model,
         dataset,
         **recipe.train.model_dump(),
-        label_smoothing=recipe.loss.label_smoothing,
+        loss=loss,
+        wrap=wrap,
         patience=recipe.guard.patience,
         folder=out,
         reporter=reporter,
