@@ -36,8 +36,9 @@ class FeatureNormalization(keras.layers.Layer):
         ValueError: If `scale` is not positive.
 
     Example:
-        >>> keras.ops.convert_to_numpy(FeatureNormalization(2.0)([[3.0, 4.0]])).round(4).tolist()
-        [[1.2000000476837158, 1.600000023841858]]
+        >>> y = FeatureNormalization(5.0)(keras.ops.array([[0.3, 0.4]]))
+        >>> keras.ops.convert_to_numpy(y).round(4).tolist()
+        [[3.0, 4.0]]
 
     Reference:
         Wang et al. 2017, "NormFace: L2 Hypersphere Embedding for Face Verification", eq. 2 and

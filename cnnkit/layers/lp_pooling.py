@@ -36,8 +36,8 @@ class LpPooling2D(Pooling2D):
         ValueError: If an argument is not one of these.
 
     Example:
-        >>> x = keras.ops.reshape(keras.ops.array([3.0, 0.0, -4.0, 0.0]), (1, 2, 2, 1))
-        >>> float(keras.ops.squeeze(LpPooling2D(2.0)(x)))
+        >>> x = ops.reshape(ops.array([3.0, 0.0, -4.0, 0.0]), (1, 2, 2, 1))
+        >>> float(ops.squeeze(LpPooling2D(2.0)(x)))
         5.0
 
     Reference:
