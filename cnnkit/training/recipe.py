@@ -60,6 +60,19 @@ ImageSize: TypeAlias = Annotated[
     Annotated[list[Positive], Field(min_length=2, max_length=2)] | None, *_AUTO
 ]
 Channels: TypeAlias = Annotated[Literal[1, 3] | None, *_AUTO]
+Init: TypeAlias = Literal[
+    "default",
+    "xavier-normal",
+    "xavier-uniform",
+    "glorot-normal",
+    "glorot-uniform",
+    "he-normal",
+    "he-uniform",
+    "zeros",
+    "data",
+    "data-pca",
+    "data-kmeans",
+]
 SizeBytes: TypeAlias = Annotated[Positive | None, pydantic.BeforeValidator(_bytes), _word("none")]
 
 
@@ -95,10 +108,17 @@ class Model(_Section):
     Args:
         name: One of `cnnkit.models.NAMES`; `auto` chooses by the size of the pictures.
         width: Multiplies its numbers of channels, positive.
+        init: Of the weights: `default` is what each layer chooses; `xavier` and `he` by a normal
+            or uniform distribution; `data` looks at the pictures, from random numbers,
+            principal components (`data-pca`) or clusters (`data-kmeans`).
+        pretrained: A `.keras` or `.weights.h5` file or a run folder, whose weights are taken
+            over where name and shape agree; "none" takes none.
     """
 
     name: Annotated[str, pydantic.AfterValidator(_model)] = "auto"
     width: Rate = 1.0
+    init: Init = "default"
+    pretrained: Annotated[str, Field(min_length=1)] = "none"
 
 
 class Train(_Section):
