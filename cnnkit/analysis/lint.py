@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from typing import NamedTuple
 
 import keras
 
@@ -70,15 +71,29 @@ def check(model: keras.Model) -> list[Finding]:
     return [finding for finding in findings if finding is not None]
 
 
-def _convolutions(calls: list[Call]) -> Iterator[Call]:
-    """Yields the convolutions that look at more than the rest of the picture."""
+class _Conv(NamedTuple):
+    call: Call
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+
+def _convolutions(calls: list[Call]) -> Iterator[_Conv]:
+    """Yields the convolutions; one that covers all of its input is a dense layer."""
     for call in calls:
         layer = call.operation
         if not hasattr(layer, "kernel_size") or "Transpose" in type(layer).__name__:
             continue
-        # One that covers all of its input is a dense layer.
-        if max(layer.kernel_size) == 1 or max(_sides(call, call.shapes[0])) > 1:
-            yield call
+        sides = _sides(call, call.shapes[0])
+        kernel = _each(layer.kernel_size, len(sides))
+        if max(kernel) == 1 or max(sides) > 1:
+            dilations = getattr(layer, "dilation_rate", 1)
+            count = len(sides)
+            yield _Conv(call, kernel, _each(layer.strides, count), _each(dilations, count))
+
+
+def _each(value: Any, count: int) -> tuple[int, ...]:
+    return (value,) * count if isinstance(value, int) else tuple(value)
 
 
 def _sides(call: Call, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -121,77 +136,67 @@ def _input_size(calls: list[Call]) -> Finding | None:
     )
 
 
-def _kernel_size(convolutions: list[Call]) -> Finding | None:
+def _kernel_size(convolutions: list[_Conv]) -> Finding | None:
     found = []
-    for call in convolutions:
-        size = max(call.operation.kernel_size)
+    for conv in convolutions:
+        size = max(conv.kernel)
         if size > _LARGEST_KERNEL:
             count = size // 2
-            found.append(
-                (
-                    call,
-                    f"{_size(call.operation.kernel_size)} (as much is seen by {count} layers of "
-                    f"3x3, with {9 * count / size**2:.0%} of the weights)",
-                )
-            )
+            saved = f"{count} layers of 3x3, with {9 * count / size**2:.0%} of the weights"
+            found.append((conv.call, f"{_size(conv.kernel)} (as much is seen by {saved})"))
     return _finding("kernel size", found, "{}: 3x3 and 5x5 are usual")
 
 
-def _even_kernels(convolutions: list[Call]) -> Finding | None:
-    found = [
-        (call, _size(call.operation.kernel_size))
-        for call in convolutions
-        if any(size % 2 == 0 for size in call.operation.kernel_size)
-    ]
+def _even_kernels(convolutions: list[_Conv]) -> Finding | None:
+    even = (conv for conv in convolutions if any(size % 2 == 0 for size in conv.kernel))
+    found = [(conv.call, _size(conv.kernel)) for conv in even]
     return _finding(
         "even kernel", found, "{}: only odd sizes f have a padding, (f-1)/2, that is symmetric"
     )
 
 
-def _strides(convolutions: list[Call]) -> Finding | None:
-    found = [
-        (call, _size(call.operation.strides))
-        for call in convolutions
-        if max(call.operation.strides) > 1
-    ]
+def _strides(convolutions: list[_Conv]) -> Finding | None:
+    strided = (conv for conv in convolutions if max(conv.strides) > 1)
+    found = [(conv.call, _size(conv.strides)) for conv in strided]
     return _finding("stride", found, "{}: 1 is usual; pooling makes maps smaller")
 
 
-def _padding(convolutions: list[Call], makers: dict[int, Call]) -> Finding | None:
+def _padding(convolutions: list[_Conv], makers: dict[int, Call]) -> Finding | None:
     found = []
-    for call in convolutions:
-        layer, before = call.operation, makers[call.inputs[0]]
-        padded = type(before.operation).__name__.startswith("ZeroPadding")
-        if layer.padding != "valid" or max(layer.kernel_size) == 1 or padded:
-            continue
-        if max(layer.strides) == 1:
-            pads = [dilation * (size - 1) / 2 for size, dilation in _kernel(layer)]
-            found.append((call, f"none, where {max(pads):g} keeps the size,"))
+    for conv in convolutions:
+        before = makers[conv.call.inputs[0]].operation
+        padded = type(before).__name__.startswith("ZeroPadding")
+        valid = conv.call.operation.padding == "valid" and not padded
+        if valid and max(conv.kernel) > 1 and max(conv.strides) == 1:
+            pairs = zip(conv.kernel, conv.dilations, strict=True)
+            pad = max((size - 1) * dilation / 2 for size, dilation in pairs)
+            found.append((conv.call, f"none, where {pad:g} keeps the size,"))
     return _finding("padding", found, "{}: maps shrink with every layer, and edges count less")
 
 
-def _kernel(layer: Any) -> Iterator[tuple[int, int]]:
-    return zip(layer.kernel_size, layer.dilation_rate, strict=True)
-
-
-def _channels(convolutions: list[Call], classes: set[int]) -> Finding | None:
-    found = [
-        (call, str(filters))
-        for call in convolutions
+def _channels(convolutions: list[_Conv], classes: set[int]) -> Finding | None:
+    found = []
+    for call, *_ in convolutions:
+        layer = call.operation
+        first = getattr(layer, "data_format", None) == "channels_first"
+        made = call.shapes[0][1 if first else -1]
+        own = "Depthwise" not in type(layer).__name__  # those follow from the input
         # As many as there are classes: the scores.
-        if (filters := getattr(call.operation, "filters", None)) and filters not in classes
-        if filters & (filters - 1)
-    ]
+        if own and made not in classes and made & (made - 1):
+            found.append((call, str(made)))
     return _finding("channels", found, "{}: powers of two suit memory and kernels of hardware")
 
 
 def _pooling(calls: list[Call]) -> Finding | None:
     found = []
     for call in calls:
-        size = getattr(call.operation, "pool_size", 0)
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-        if max(sides) > _LARGEST_WINDOW and max(_sides(call, call.shapes[0])) > 1:
-            found.append((call, _size(sides)))
+        size = getattr(call.operation, "pool_size", None)
+        if size is None:
+            continue
+        sides = _sides(call, call.shapes[0])
+        window = _each(size, len(sides))
+        if max(window) > _LARGEST_WINDOW and max(sides) > 1:
+            found.append((call, _size(window)))
     return _finding("pooling size", found, "{}: more than 3x3 throws too much away; 2x2 is usual")
 
 

@@ -116,9 +116,15 @@ def _macs(call: Call) -> int:
             return count(operation, call)
     if not isinstance(operation, keras.Layer):
         return _OPERATIONS.get(type(operation).__name__, lambda *_: 0)(operation, call)
-    if all(len(weight.shape) < 2 for weight in operation.weights):
+    vectors = all(len(weight.shape) < 2 for weight in operation.weights)
+    if vectors and (type(operation).__module__.startswith("keras.") or not operation.weights):
         return 0
-    return _composite(operation, call)
+    try:
+        return _composite(operation, call)
+    except UsageError:
+        if vectors:  # which most layers only scale and shift by
+            return 0
+        raise
 
 
 def _composite(layer: keras.Layer, call: Call) -> int:

@@ -238,7 +238,7 @@ def _activation(operation: Any) -> str:
 
 def _kernels(operation: Any) -> list[Any]:
     weights = getattr(operation, "trainable_weights", [])
-    return [weight for weight in weights if "kernel" in weight.name]
+    return [w for w in weights if "kernel" in w.name or w.name == "codebook"]
 
 
 def _norm(arrays: Iterable[np.ndarray]) -> float:

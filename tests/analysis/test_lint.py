@@ -5,6 +5,8 @@ from keras import layers
 from cnnkit import models
 from cnnkit.analysis import lint
 from cnnkit.errors import UsageError
+from cnnkit.layers import HashedConv2D
+from cnnkit.layers import LpPooling2D
 
 
 def model_of(shape, *parts):
@@ -54,6 +56,8 @@ def test_the_sizes_of_the_book(side):
         (layers.Conv2D(24, 3, padding="same"), "channels", "24 in odd"),
         (layers.MaxPooling2D(4), "pooling size", "4x4 in odd: more than 3x3"),
         (layers.AveragePooling2D((5, 2)), "pooling size", "5x2 in odd"),
+        (LpPooling2D(2.0, 4), "pooling size", "4x4 in odd"),
+        (HashedConv2D(24, 3, padding="same"), "channels", "24 in odd"),
     ],
 )
 def test_each_rule(part, rule, text):

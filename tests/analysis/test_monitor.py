@@ -10,6 +10,7 @@ from keras import ops
 from cnnkit.analysis import monitor
 from cnnkit.analysis.monitor import Monitor
 from cnnkit.errors import UsageError
+from cnnkit.layers import HashedConv2D
 
 
 def pictures(n=100, shape=(8, 8, 3)):
@@ -128,12 +129,14 @@ def test_nested_models_operations_and_layers_of_their_own():
     x = inner(layers.Conv2D(4, 3, padding="same", name="first")(image))
     x = ops.relu6(layers.BatchNormalization()(x))
     x = layers.LeakyReLU()(layers.ReLU(max_value=3.0, name="cut")(x))
+    x = HashedConv2D(4, 3, name="hashed")(x)
     rows = monitor.measure(keras.Model(image, x), pictures())
     assert [(row.name.split("_")[0], row.activation) for row in rows] == [
         ("first", ""),
         ("inner/conv", ""),
         ("relu6", "relu"),
         ("cut", "relu"),
+        ("hashed", ""),
     ]
 
 
