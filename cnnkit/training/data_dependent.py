@@ -167,7 +167,10 @@ def _centres(rows: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator)
     if not whitened.size:
         return components
     means = MiniBatchKMeans(
-        min(shape[-1], len(rows)), n_init=1, random_state=int(rng.integers(2**31))
+        min(shape[-1], len(rows)),
+        n_init=1,
+        max_iter=20,  # a start, which training moves anyway
+        random_state=int(rng.integers(2**31)),
     )
     centres = means.fit(whitened).cluster_centers_
     return components / deviations @ centres.T
