@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from cnnkit.analysis.logits import origin
 from cnnkit.errors import UsageError
 from cnnkit.losses import CenterLoss
 from cnnkit.losses import LargeMarginSoftmax
 from cnnkit.losses import angular
-from cnnkit.training.fit import origin
 from cnnkit.types import Tensor
 
 # How much of the plain cosine is kept: at the start, and by what law less and less. With 30,000

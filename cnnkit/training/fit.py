@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
-import numpy as np
 
 from cnnkit import registry
+from cnnkit.analysis.logits import logits as logits
+from cnnkit.analysis.logits import outputs_probabilities as outputs_probabilities
 from cnnkit.errors import DivergedError
 from cnnkit.models.saving import save_model
 from cnnkit.training.keeper import BEST
@@ -24,7 +25,6 @@ from cnnkit.training.pipeline import Batches
 from cnnkit.training.reporter import Reporter
 from cnnkit.training.schedules import SCHEDULES as SCHEDULES
 from cnnkit.training.schedules import learning_rates as learning_rates
-from cnnkit.types import Tensor
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
@@ -41,9 +41,6 @@ OPTIMIZERS = {
     "rmsprop": partial(keras.optimizers.RMSprop, rho=0.9, epsilon=1e-6),
     "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
 }
-# Layers that hand scores on without changing which is the largest.
-_TRANSPARENT = ("Identity", "Flatten", "Reshape", "Dropout")
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -154,57 +151,6 @@ def fit(  # noqa: PLR0913
             + (f" in {folder / BEST}" if folder else ""),
         )
     return History(keeper.rows, keeper.best_epoch)
-
-
-def outputs_probabilities(model: keras.Model) -> bool:
-    """Returns whether a functional model ends in a softmax."""
-    return _is_softmax(model.outputs[0])
-
-
-def logits(model: keras.Model) -> keras.Model:
-    """Returns a model with the same layers that gives float32 logits, on which losses are exact.
-
-    A softmax at the end is left out. Probabilities that are made in another way, such as by the
-    activation of a Dense layer, become their logarithms.
-    """
-    return keras.Model(model.inputs[0], _float32(_before_softmax(model.outputs[0])))
-
-
-def _before_softmax(tensor: Tensor) -> Tensor:
-    if not _is_softmax(tensor):
-        return tensor
-    operation, inputs = origin(tensor)
-    kind = type(operation).__name__
-    if kind == "Activation" and operation.activation is keras.activations.linear:
-        return _before_softmax(inputs[0])
-    if kind in ("Softmax", "Activation"):
-        return inputs[0]
-    return keras.ops.log(keras.ops.maximum(_float32(tensor), _TINY))
-
-
-def _float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == "float32" else keras.ops.cast(tensor, "float32")
-
-
-def _is_softmax(tensor: Tensor) -> bool:
-    operation, inputs = origin(tensor)
-    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
-    if isinstance(operation, keras.Model):
-        return outputs_probabilities(operation)
-    if kind == "Softmax" or activation is keras.activations.softmax:
-        return True
-    if kind == "Average":
-        return all(map(_is_softmax, inputs))
-    if kind in _TRANSPARENT or (kind == "Activation" and activation is keras.activations.linear):
-        return _is_softmax(inputs[0])
-    return False
-
-
-def origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:
-    """Returns the operation that made a symbolic tensor, and what it was made from."""
-    # Keras has no public name for this; `layer.input` is ambiguous for a layer called twice.
-    operation, node, _ = tensor._keras_history
-    return operation, operation._inbound_nodes[node].input_tensors
 
 
 def _optimizer(

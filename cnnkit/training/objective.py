@@ -10,11 +10,11 @@ import keras
 import numpy as np
 
 from cnnkit import losses
+from cnnkit.analysis.logits import logits
 from cnnkit.errors import UsageError
 from cnnkit.training.evaluate import evaluate
 from cnnkit.training.feature_trainer import FeatureTrainer
 from cnnkit.training.feature_trainer import classifier
-from cnnkit.training.fit import logits
 from cnnkit.types import Tensor
 
 if TYPE_CHECKING:
