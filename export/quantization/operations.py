@@ -51,6 +51,7 @@ _LAYERS = {
         (
             "ActivityRegularization",
             "AlphaDropout",
+            "ConvertToTensor",
             "Cropping1D",
             "Cropping2D",
             "Dropout",

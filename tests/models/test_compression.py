@@ -9,6 +9,7 @@ from export.pipeline import compress
 from export.quantization.plan import plan
 from export.quantization.twin import Twin
 from tests.contracts.parts import perturb
+from tests.export.networks import sqnr_db
 
 # Model, picture size, width, options.
 FAMILIES = [
@@ -84,5 +85,6 @@ def test_is_pruned_and_trained_for_int8(name, size, width, options):
     twin.observe(x)
     plain, ranges = twin.finalize()
     want = np.asarray(small(x, training=False))
-    np.testing.assert_allclose(plain(x, training=False), want, rtol=1e-3, atol=1e-4)
+    # Its weights are on the grids of int8.
+    assert sqnr_db(want, np.asarray(plain(x, training=False))) >= 25.0
     assert all(low < high for low, high in ranges.values())
