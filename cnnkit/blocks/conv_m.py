@@ -32,9 +32,10 @@ def conv_m(
     Reference:
         Wu et al. 2017, "A Compact DNN: Approaching GoogLeNet-Level Accuracy of Classification and
         Domain Adaptation", section 3, https://arxiv.org/abs/1703.04071. Differs: the transposed
-        convolution has stride 1, so that all branches keep the size; its groups are layers of
-        their own, each with its own part of the 1x1 convolution, since Keras has no transposed
-        convolution in groups.
+        convolution has stride 1, so that all branches keep the size; groups are layers of their
+        own, each with its own part of the 1x1 convolution, since Keras has no transposed
+        convolution in groups, and TensorFlow fails to run a SavedModel with a grouped one that
+        has a bias.
     """
     checks.integer("conv_m", "groups", groups, 1)
     checks.integer("conv_m", "dilation", dilation, 1)
@@ -45,23 +46,18 @@ def conv_m(
                 f"Received: {argument}={value}"
             )
 
-    def reduced(channels: int, part: str) -> Tensor:
-        options = {"activation": "relu", "kernel_initializer": "he_normal"}
-        return layers.Conv2D(channels, 1, name=f"{name}_{part}_reduce", **options)(x)
-
-    options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
-    branches = [
-        layers.Conv2D(filters, 3, groups=groups, name=f"{name}_conv", **options)(
-            reduced(reduce, "conv")
-        ),
-        layers.Conv2D(
-            filters, 3, groups=groups, dilation_rate=dilation, name=f"{name}_dilated", **options
-        )(reduced(reduce, "dilated")),
-        *(
-            layers.Conv2DTranspose(filters // groups, 3, name=f"{name}_deconv{i}", **options)(
-                reduced(reduce // groups, f"deconv{i}")
-            )
-            for i in range(1, groups + 1)
-        ),
-    ]
+    options = {"activation": "relu", "kernel_initializer": "he_normal"}
+    padded = {"padding": "same", **options}
+    outputs = filters // groups
+    branches = []
+    for part in ("conv", "dilated", "deconv"):
+        for group in range(1, groups + 1):
+            layer = f"{name}_{part}{group}"
+            y = layers.Conv2D(reduce // groups, 1, name=f"{layer}_reduce", **options)(x)
+            if part == "deconv":
+                y = layers.Conv2DTranspose(outputs, 3, name=layer, **padded)(y)
+            else:
+                rate = dilation if part == "dilated" else 1
+                y = layers.Conv2D(outputs, 3, dilation_rate=rate, name=layer, **padded)(y)
+            branches.append(y)
     return layers.Concatenate(name=f"{name}_concat")(branches)

@@ -6,13 +6,14 @@ from keras import layers
 from cnnkit.layers import LocalResponseNormalization
 from cnnkit.models import arguments
 from cnnkit.models.variants import register_all
+from cnnkit.types import Tensor
 
 IMAGENET = (227, 227, 3)
 UNITS = (4096, 4096)
 DROPOUT = 0.5
 # Leaves one pixel after the third pooling.
 SMALLEST = 67
-# Name -> groups of the second, fourth and fifth convolution.
+# Name -> towers, between which the channels of the convolutions are divided.
 VARIANTS = {"alexnet": 1, "alexnet_grouped": 2}
 
 
@@ -38,30 +39,43 @@ def _build(
         section 3.5, https://papers.nips.cc/paper/4824. Differs: pooling comes before the
         normalization, as in Caffe's networks, the paper's comes after; He's start with biases of
         zero, where the paper has a deviation of 0.01 and some biases of one; 227x227 pixels,
-        which its 55x55 map needs.
+        which its 55x55 map needs. The two towers meet before the third convolution and before
+        the dense layers, as in figure 2.
     """
     shape = arguments.image_shape(name, input_shape, SMALLEST)
     classes = arguments.class_count(name, classes)
-    groups = VARIANTS[name]
-    channels = arguments.scaled(name, width, (96, 256, 384, 384, 256), groups)
+    count = VARIANTS[name]
+    channels = arguments.scaled(name, width, (96, 256, 384, 384, 256), count)
     options = {"activation": "relu", "kernel_initializer": "he_normal"}
+    inputs = keras.Input(shape, name="image")
+    towers = range(1, count + 1)
+    prefix = {tower: f"tower{tower}_" if count > 1 else "" for tower in towers}
 
-    def conv(i: int, size: int, groups: int = 1) -> layers.Layer:
-        return layers.Conv2D(
-            channels[i - 1], size, padding="same", groups=groups, name=f"conv{i}", **options
-        )
+    def conv(x: Tensor, i: int, size: int, tower: int) -> Tensor:
+        stem = {"strides": 4} if i == 1 else {"padding": "same"}
+        filters, layer = channels[i - 1] // count, f"{prefix[tower]}conv{i}"
+        return layers.Conv2D(filters, size, name=layer, **stem, **options)(x)
 
-    x = inputs = keras.Input(shape, name="image")
-    x = layers.Conv2D(channels[0], 11, strides=4, name="conv1", **options)(x)
-    x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)
-    x = LocalResponseNormalization(name="norm1")(x)
-    x = conv(2, 5, groups)(x)
-    x = layers.MaxPooling2D(3, strides=2, name="pool2")(x)
-    x = LocalResponseNormalization(name="norm2")(x)
-    x = conv(3, 3)(x)
-    x = conv(4, 3, groups)(x)
-    x = conv(5, 3, groups)(x)
-    x = layers.MaxPooling2D(3, strides=2, name="pool5")(x)
+    def pool(x: Tensor, i: int, tower: int) -> Tensor:
+        return layers.MaxPooling2D(3, strides=2, name=f"{prefix[tower]}pool{i}")(x)
+
+    def joined(parts: list[Tensor], layer: str) -> Tensor:
+        return layers.Concatenate(name=layer)(parts) if count > 1 else parts[0]
+
+    parts = []
+    for tower in towers:
+        x = inputs
+        for i, size in ((1, 11), (2, 5)):
+            x = pool(conv(x, i, size, tower), i, tower)
+            x = LocalResponseNormalization(name=f"{prefix[tower]}norm{i}")(x)
+        parts.append(x)
+    both, parts = joined(parts, "concat2"), []
+    for tower in towers:
+        x = both
+        for i in (3, 4, 5):
+            x = conv(x, i, 3, tower)
+        parts.append(pool(x, 5, tower))
+    x = joined(parts, "concat5")
     x = layers.Flatten(name="flatten")(x)
     for i, units in enumerate(arguments.scaled(name, width, UNITS), 6):
         x = layers.Dense(units, name=f"fc{i}", **options)(x)
@@ -73,7 +87,6 @@ register_all(
     _build,
     {
         "alexnet": "AlexNet in one tower: 62,378,344 parameters.",
-        "alexnet_grouped": "AlexNet in two towers, as groups of convolutions: "
-        "60,965,224 parameters.",
+        "alexnet_grouped": "AlexNet in two towers: 60,965,224 parameters.",
     },
 )

@@ -30,26 +30,23 @@ def reduced(net, part):
     return relu(picture() @ kernel[0, 0] + bias)
 
 
-def grouped(patch, layer):
-    """Two groups of a 3x3 convolution of one patch."""
-    kernel, bias = layer.get_weights()
-    halves = zip(np.split(patch, 2, -1), np.split(kernel, 2, -1), strict=True)
-    return relu(np.concatenate([np.tensordot(x, k, 3) for x, k in halves], -1) + bias)
-
-
 def test_matches_the_formula():
     net = model()
-    plain = grouped(reduced(net, "conv")[:, 2:5, 2:5], net.get_layer("m_conv"))
-    # At dilation 2, a 3x3 kernel sees 5x5 pixels.
-    dilated = grouped(reduced(net, "dilated")[:, 1:6:2, 1:6:2], net.get_layer("m_dilated"))
     parts = []
-    for i in (1, 2):
-        kernel, bias = net.get_layer(f"m_deconv{i}").get_weights()  # (3, 3, outputs, inputs)
-        # Every pixel spreads a 3x3 stamp: the kernel is read mirrored.
-        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-        patch = reduced(net, f"deconv{i}")[:, 2:5, 2:5]
-        parts.append(relu(np.tensordot(patch, mirrored, 3) + bias))
-    want = np.concatenate([plain, dilated, *parts], -1)
+    for part, patch in (
+        ("conv", np.s_[:, 2:5, 2:5]),
+        # At dilation 2, a 3x3 kernel sees 5x5 pixels.
+        ("dilated", np.s_[:, 1:6:2, 1:6:2]),
+        ("deconv", np.s_[:, 2:5, 2:5]),
+    ):
+        for group in (1, 2):
+            kernel, bias = net.get_layer(f"m_{part}{group}").get_weights()
+            if part == "deconv":  # (3, 3, outputs, inputs)
+                # Every pixel spreads a 3x3 stamp: the kernel is read mirrored.
+                kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+            x = reduced(net, f"{part}{group}")[patch]
+            parts.append(relu(np.tensordot(x, kernel, 3) + bias))
+    want = np.concatenate(parts, -1)
     got = np.asarray(net(picture()))
     assert got.shape == (2, 7, 7, 18)
     np.testing.assert_allclose(got[:, 3, 3], want, rtol=1e-4, atol=1e-6)
