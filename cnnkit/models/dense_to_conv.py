@@ -4,7 +4,6 @@ from typing import Any
 from typing import TypeAlias
 
 import keras
-import numpy as np
 from keras import layers
 
 from cnnkit.analysis.functional import graph_of
@@ -74,8 +73,9 @@ def dense_to_conv(model: keras.Model, size: tuple[int, int] | None = None) -> ke
         https://arxiv.org/abs/1411.4038. Differs: nothing.
     """
     graph = graph_of(model)
-    shape = graph.inputs[0].shape if graph is not None and len(graph.inputs) == 1 else ()
-    if len(shape) != 4 or len(graph.outputs) != 1:
+    single = graph is not None and len(graph.inputs) == len(graph.outputs) == 1
+    shape: tuple[int | None, ...] = tuple(graph.inputs[0].shape) if single else ()
+    if len(shape) != 4:
         raise UsageError(
             "Cannot make this model convolutional",
             where=model.name,
@@ -184,7 +184,7 @@ def _fits(layer: Any, window: tuple[int, int]) -> bool:
     if window != (1, 1):
         return False
     if isinstance(layer, layers.BatchNormalization | layers.Softmax):
-        return np.all(np.equal(layer.axis, -1))
+        return layer.axis in (-1, [-1], (-1,))
     return isinstance(layer, layers.Conv2D) and layer.kernel_size == (1, 1)
 
 
