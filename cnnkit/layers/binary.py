@@ -38,6 +38,7 @@ def straight_through(x: Tensor, threshold: Tensor) -> Any:
         passed = ops.where(ops.abs(x) <= 1, upstream, ops.zeros_like(upstream))
         return passed, ops.zeros_like(threshold)
 
+    # Not of scalars, to which the TFLite converter gives a zero point that LiteRT refuses.
     return ops.where(x >= threshold, ops.ones_like(x), -ops.ones_like(x)), gradient
 
 
@@ -108,8 +109,9 @@ class BinaryDense(_Binary, ComputedDense):
     of `alpha` and `K` is theirs. Saved models keep W, to train on; exported files hold `B alpha`
     as ordinary numbers, since no runtime here has kernels for bits.
 
-    Int8 keeps `B alpha` exactly. Inputs within half a step of zero may get the other sign: of
-    `bnn` and `xnor`, int8 is as far from float as these are many.
+    Int8 keeps `B alpha` exactly, but inputs within half a step of zero may get the other sign.
+    On normal numbers, a convolution of 3x3x16 has 37 dB in int8 TFLite by `bwn`, which is as good
+    as any; by `bnn` and `xnor` it has about 16 dB.
 
     Args:
         units: Number of outputs.

@@ -79,8 +79,8 @@ class HashedDense(_Hashed, ComputedDense):
     times `inputs * units` weights `c`, and a sign. The gradient of a weight is the sum of those of
     its places. Same in training and inference.
 
-    Saved models hold `c` alone. Exported files hold what their converter makes of the look-up:
-    `W`, or an index for each place; they are not smaller than those of a dense layer.
+    Saved models hold `c` alone. The converters to TFLite and ONNX do the look-up once and for all:
+    their files hold `W`, and are as large and as fast as those of a dense layer.
 
     Args:
         units: Number of outputs.
