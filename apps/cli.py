@@ -18,6 +18,7 @@ from apps.commands.check import check
 from apps.commands.compress import compress
 from apps.commands.doctor import doctor
 from apps.commands.evaluate import evaluate
+from apps.commands.explain import explain
 from apps.commands.export import export
 from apps.commands.list import list_names
 from apps.commands.predict import predict
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "eval": evaluate,
     "predict": predict,
+    "explain": explain,
     "list": list_names,
     "show": show,
     "doctor": doctor,

@@ -18,7 +18,20 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 # fast with it. This one it reads when it is imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-_SUBPACKAGES = ("analysis", "data", "models", "regularizers", "training")
+_SUBPACKAGES = (
+    "activations",
+    "analysis",
+    "blocks",
+    "constraints",
+    "data",
+    "initializers",
+    "layers",
+    "losses",
+    "models",
+    "regularizers",
+    "schedules",
+    "training",
+)
 _FUNCTIONS = {"check": "cnnkit.data", "train": "cnnkit.training.train"}
 
 

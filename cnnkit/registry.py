@@ -11,6 +11,7 @@ from cnnkit.errors import UsageError
 KINDS = (
     "activation",
     "augmentation",
+    "block",
     "callback",
     "constraint",
     "initializer",
@@ -28,6 +29,8 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     """Registers a part under `kind`, and with Keras as `cnnkit>ClassName`.
+
+    Blocks and models are functions that make graphs of layers: Keras has nothing to load them by.
 
     Args:
         kind: One of `KINDS`.
@@ -49,7 +52,7 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
                 f"The {kind} {key!r} is already registered by {_PARTS[kind][key].__module__}."
             )
         _PARTS[kind][key] = part
-        if kind == "model":
+        if kind in ("block", "model"):
             return part
         import keras
 
@@ -82,4 +85,5 @@ def known(kind: str, name: str, choices: Iterable[str]) -> str:
     if name in choices:
         return name
     close = difflib.get_close_matches(name, choices, n=3, cutoff=0.0)
-    raise UsageError(f"Unknown {kind} {name!r}", todo=f"Closest: {', '.join(close)}")
+    todo = f"Closest: {', '.join(close)}" if close else "There is none"
+    raise UsageError(f"Unknown {kind} {name!r}", todo=todo)

@@ -217,12 +217,13 @@ def _trainer(
     reporter: Reporter,
 ) -> Callable[..., keras.Model]:
     from cnnkit.training.fit import fit
+    from cnnkit.training.objective import loss_of
 
     dataset, options = subject.dataset, recipe.compress
     defaults = {
         **recipe.train.model_dump(),
         "warmup_epochs": 0,
-        "label_smoothing": recipe.loss.label_smoothing,
+        "loss": None if dataset is None else loss_of(recipe, dataset),
         "patience": recipe.guard.patience,
         "wrap": _lesson(subject, options),
         "reporter": reporter,

@@ -119,7 +119,7 @@ def check(model: keras.Model) -> None:
     Raises:
         UsageError: If it is not.
     """
-    from cnnkit.training.fit import ends_in
+    from cnnkit.analysis.logits import ends_in
 
     require_graph(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1:

@@ -20,8 +20,13 @@ class Spec:
     Attributes:
         kind: Registry kind.
         name: Registry name.
-        make: Builds a fresh instance in a non-default configuration.
-        input_shape: Shape of one example, without the batch axis.
+        make: Builds a fresh instance in a non-default configuration. Of a block: a function from a
+            tensor to a tensor.
+        input_shape: Shape of one example, without the batch axis. Of a loss: of its predictions.
+        targets: Of a loss: `y_true` of two examples.
+        predict: Of a loss: `y_pred` made from numbers in [-1, 1] of shape `(2, *input_shape)`.
+        truth: Of a loss: `y_pred` for which the loss of `targets` is 0; None is the scores of a
+            classifier that is sure of them.
         atol: Largest absolute error allowed after float export.
         exempt: Contract name -> reason (with issue number). Strict: a contract
             that starts to pass must be taken out of this table.
@@ -31,6 +36,9 @@ class Spec:
     name: str
     make: Callable[[], Any]
     input_shape: tuple[int, ...] = (8, 8, 4)
+    targets: Any = (1, 3)
+    predict: Callable[[Any], Any] = lambda numbers: numbers
+    truth: Any = None
     atol: float = 1e-5
     exempt: dict[str, str] = field(default_factory=dict)
 

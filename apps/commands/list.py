@@ -11,20 +11,40 @@ import typer
 from apps import console
 from cnnkit import registry
 
+# Word of the command line -> package whose import registers the parts, and their registry kind.
+PARTS = {
+    "activations": ("cnnkit.activations", "activation"),
+    "blocks": ("cnnkit.blocks", "block"),
+    "constraints": ("cnnkit.constraints", "constraint"),
+    "initializers": ("cnnkit.initializers", "initializer"),
+    "layers": ("cnnkit.layers", "layer"),
+    "losses": ("cnnkit.losses", "loss"),
+    "regularizers": ("cnnkit.regularizers", "regularizer"),
+}
+SINGULAR = {"losses": "loss", "passes": "pass"}
+
 
 def list_names(
-    kind: Annotated[str, typer.Argument(help="models, formats, passes or presets.")],
+    kind: Annotated[
+        str,
+        typer.Argument(help=f"models, {', '.join(PARTS)}, schedules, formats, passes or presets."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
 ) -> None:
-    """Prints the models, formats, passes or presets that exist."""
-    kinds = {"models": _models, "formats": _formats, "passes": _passes, "presets": _presets}
-    found = kinds[registry.known("kind of names", kind, kinds)]()
+    """Prints the models, parts of models, formats, passes or presets that exist."""
+    others = {
+        "models": _models,
+        "schedules": _schedules,
+        "formats": _formats,
+        "passes": _passes,
+        "presets": _presets,
+    }
+    registry.known("kind of names", kind, [*others, *PARTS])
+    found = others[kind]() if kind in others else _parts(*PARTS[kind])
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
-        console.table(
-            kind, [kind[:-1] if kind != "passes" else "pass", "what it is"], found.items()
-        )
+        console.table(kind, [SINGULAR.get(kind, kind[:-1]), "what it is"], found.items())
 
 
 def _models() -> dict[str, str]:
@@ -34,6 +54,22 @@ def _models() -> dict[str, str]:
         for module in set(models.NAMES.values()):
             importlib.import_module(module)
     return {name: _first_line(registry.get("model", name)) for name in models.NAMES}
+
+
+def _parts(package: str, kind: str) -> dict[str, str]:
+    with console.hushed():
+        importlib.import_module(package)
+    return {name: _first_line(registry.get(kind, name)) for name in registry.names(kind)}
+
+
+def _schedules() -> dict[str, str]:
+    from cnnkit.training import schedules
+
+    found = {}
+    for name, (what, options) in schedules.SCHEDULES.items():
+        texts = [f"{k}: {o.meaning}, default {o.default:g}" for k, o in options.items()]
+        found[name] = "; ".join([f"The learning rate {what}", *texts])
+    return found
 
 
 def _formats() -> dict[str, str]:

@@ -34,7 +34,7 @@ def predict(
 ) -> None:
     """Prints the likeliest classes of each picture."""
     registry.known("format", form, ("table", "json", "csv"))
-    paths = _expand(pictures)
+    paths = expand(pictures)
     with console.hushed():
         from export.runtime import open_model
 
@@ -65,7 +65,12 @@ def predict(
         )
 
 
-def _expand(patterns: list[str]) -> list[Path]:
+def expand(patterns: list[str]) -> list[Path]:
+    """Returns the files that pictures, folders and patterns stand for.
+
+    Raises:
+        DataError: If one stands for nothing.
+    """
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)

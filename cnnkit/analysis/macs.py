@@ -19,11 +19,11 @@ from typing import TypeAlias
 
 import keras
 
-from cnnkit.analysis.functional import graph_of
-from cnnkit.analysis.functional import nodes
+from cnnkit.analysis.calls import Call
+from cnnkit.analysis.calls import Sizes
+from cnnkit.analysis.calls import opened
+from cnnkit.analysis.calls import symbolic
 from cnnkit.errors import UsageError
-
-_Sizes: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,6 @@ class LayerCost:
     activation_bytes: int
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One operation of the opened graph. Tensors are known by number, batch 1."""
-
-    name: str
-    operation: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    inputs: list[int]
-    outputs: list[int]
-    shapes: list[_Sizes]
-
-    @property
-    def operands(self) -> list[_Sizes]:
-        """Shapes of all tensors that it is given, weights of `keras.ops` calls included."""
-        leaves = keras.tree.flatten((self.args, self.kwargs))
-        return [tuple(leaf.shape) for leaf in leaves if hasattr(leaf, "shape")]
-
-
 def table(model: keras.Model) -> list[LayerCost]:
     """Returns one row for each call of each layer, in the order of computation.
 
@@ -78,7 +59,7 @@ def table(model: keras.Model) -> list[LayerCost]:
     """
     seen: set[int] = set()
     rows = []
-    for call in _open(model)[0]:
+    for call in opened(model)[0]:
         counted = id(call.operation) in seen or not isinstance(call.operation, keras.Layer)
         seen.add(id(call.operation))
         rows.append(
@@ -116,7 +97,7 @@ def peak_activation_bytes(model: keras.Model, itemsize: int = 4) -> int:
         model: Functional or built sequential model.
         itemsize: Bytes of one value: 4 for float32, 1 for int8.
     """
-    calls, results = _open(model)
+    calls, results = opened(model)
     last_use = {key: i for i, call in enumerate(calls) for key in call.outputs + call.inputs}
     last_use |= dict.fromkeys(results, len(calls))
     alive: dict[int, int] = {}
@@ -128,99 +109,29 @@ def peak_activation_bytes(model: keras.Model, itemsize: int = 4) -> int:
     return peak * itemsize
 
 
-def _open(model: keras.Model) -> tuple[list[_Call], list[int]]:
-    """Returns the calls of `model`, nested models opened, and the numbers of its outputs."""
-    graph = graph_of(model)
-    if graph is None:
-        raise UsageError(
-            "Cannot count a model without a layer graph",
-            where=model.name,
-            expected="a functional model, or a sequential one with a known input shape",
-            received=type(model).__name__,
-        )
-    specs: list[Any] = []  # By number: the tensor's KerasTensor with batch 1.
-    calls: list[_Call] = []
-
-    def number(tensor: Any, name: str) -> int:
-        specs.append(_batch_of_one(tensor, name))
-        return len(specs) - 1
-
-    def open_graph(graph: Any, inputs: list[int], prefix: str) -> list[int]:
-        keys = {id(t): key for t, key in zip(graph.inputs, inputs, strict=True)}
-        for node in nodes(graph):
-            operation, name = node.operation, prefix + node.operation.name
-            if node.is_input:
-                if not prefix:
-                    key = keys[id(node.output_tensors[0])]
-                    calls.append(_Call(name, operation, (), {}, [], [key], [specs[key].shape]))
-                continue
-            given = [keys[id(t)] for t in node.input_tensors]
-            inner = graph_of(operation)
-            if inner is not None:
-                outputs = open_graph(inner, given, f"{name}/")
-            else:
-                args, kwargs = _arguments(node, [specs[key] for key in given])
-                made = _outputs(node, args, kwargs)
-                outputs = [number(tensor, name) for tensor in made]
-                shapes = [specs[key].shape for key in outputs]
-                calls.append(_Call(name, operation, args, kwargs, given, outputs, shapes))
-            keys |= zip(map(id, node.output_tensors), outputs, strict=True)
-        return [keys[id(t)] for t in graph.outputs]
-
-    inputs = [number(tensor, graph.name) for tensor in graph.inputs]
-    return calls, open_graph(graph, inputs, "")
-
-
-def _batch_of_one(tensor: Any, name: str) -> Any:
-    if None in tensor.shape[1:]:
-        raise UsageError(
-            "Cannot count a tensor of unknown size",
-            where=name,
-            expected="a fixed height, width and number of channels",
-            received=tensor.shape,
-        )
-    return keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype)
-
-
-def _arguments(node: Any, given: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Returns the arguments of a call, its symbolic inputs replaced by `given`."""
-    specs = {id(t): spec for t, spec in zip(node.input_tensors, given, strict=True)}
-    return keras.tree.map_structure(
-        lambda leaf: specs.get(id(leaf), leaf), (node.arguments.args, node.arguments.kwargs)
-    )
-
-
-def _outputs(node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Returns the outputs of a call, anew where the nested model was built for other sizes."""
-    declared = [tuple(t.shape[1:]) for t in node.input_tensors + node.output_tensors]
-    given = [tuple(t.shape[1:]) for t in keras.tree.flatten((args, kwargs)) if _symbolic(t)]
-    if declared[: len(given)] == given and not any(None in shape for shape in declared):
-        return node.output_tensors
-    # Traces the call: a layer's own `compute_output_shape` may know less than its call.
-    return keras.tree.flatten(keras.Operation.compute_output_spec(node.operation, *args, **kwargs))
-
-
-def _symbolic(leaf: Any) -> bool:
-    return isinstance(leaf, keras.KerasTensor)
-
-
-def _macs(call: _Call) -> int:
+def _macs(call: Call) -> int:
     operation = call.operation
     for kinds, count in _LAYERS:
         if isinstance(operation, kinds):
             return count(operation, call)
     if not isinstance(operation, keras.Layer):
         return _OPERATIONS.get(type(operation).__name__, lambda *_: 0)(operation, call)
-    if all(len(weight.shape) < 2 for weight in operation.weights):
+    vectors = all(len(weight.shape) < 2 for weight in operation.weights)
+    if vectors and (type(operation).__module__.startswith("keras.") or not operation.weights):
         return 0
-    return _composite(operation, call)
+    try:
+        return _composite(operation, call)
+    except UsageError:
+        if vectors:  # which most layers only scale and shift by
+            return 0
+        raise
 
 
-def _composite(layer: keras.Layer, call: _Call) -> int:
+def _composite(layer: keras.Layer, call: Call) -> int:
     """Counts a layer that is made of others, by calling it on symbolic tensors."""
     try:
         outputs = layer.call(*call.args, **call.kwargs)
-        inputs = [leaf for leaf in keras.tree.flatten((call.args, call.kwargs)) if _symbolic(leaf)]
+        inputs = [leaf for leaf in keras.tree.flatten((call.args, call.kwargs)) if symbolic(leaf)]
         return total(keras.Function(inputs, outputs, name=call.name.replace("/", "_")))
     except Exception as error:
         raise UsageError(
@@ -231,27 +142,27 @@ def _composite(layer: keras.Layer, call: _Call) -> int:
         ) from error
 
 
-def _per_output(kernel: _Sizes, call: _Call) -> int:
+def _per_output(kernel: Sizes, call: Call) -> int:
     """Convolutions (grouped too) and dense layers: kernel (…, inputs, outputs)."""
     return math.prod(kernel[:-1]) * math.prod(call.shapes[0])
 
 
-def _per_input(kernel: _Sizes, call: _Call) -> int:
+def _per_input(kernel: Sizes, call: Call) -> int:
     """Transposed convolutions: kernel (…, outputs, inputs)."""
     return math.prod(kernel[:-1]) * math.prod(call.operands[0])
 
 
-def _depthwise(kernel: _Sizes, call: _Call) -> int:
+def _depthwise(kernel: Sizes, call: Call) -> int:
     """Depthwise convolutions: kernel (…, inputs, multiplier)."""
     return math.prod(kernel[:-2]) * math.prod(call.shapes[0])
 
 
-def _separable(depthwise: _Sizes, pointwise: _Sizes, call: _Call) -> int:
+def _separable(depthwise: Sizes, pointwise: Sizes, call: Call) -> int:
     positions = math.prod(call.shapes[0]) // pointwise[-1]
     return positions * (math.prod(depthwise) + math.prod(pointwise))
 
 
-def _einsum(equation: str, operands: list[_Sizes], call: _Call) -> int:
+def _einsum(equation: str, operands: list[Sizes], call: Call) -> int:
     """Each output sums over the letters that the output does not have."""
     terms, _, result = equation.replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
@@ -264,7 +175,7 @@ def _einsum(equation: str, operands: list[_Sizes], call: _Call) -> int:
 
 
 _keras = keras.layers
-_Count: TypeAlias = Callable[[Any, _Call], int]
+_Count: TypeAlias = Callable[[Any, Call], int]
 _LAYERS: tuple[tuple[tuple[type, ...], _Count], ...] = (
     (
         (_keras.Conv1D, _keras.Conv2D, _keras.Conv3D, _keras.Dense),

@@ -15,8 +15,25 @@ if TYPE_CHECKING:
 
 # Module of a family -> the models that it registers. A new family is one line here.
 FAMILIES: dict[str, tuple[str, ...]] = {
+    "alexnet": ("alexnet", "alexnet_grouped"),
+    "all_cnn": ("all_cnn_c",),
+    "compact_dnn": ("compact_dnn",),
+    "highway": ("highway10",),
     "lenet": ("lenet300", "lenet5", "lenet5_caffe"),
-    "resnet_cifar": ("resnet8", "resnet14", "resnet20"),
+    "nin": ("nin",),
+    "resnet": (
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        *("plain18", "plain34"),
+    ),
+    "resnet_cifar": (
+        *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+        *("plain20", "plain32", "plain44", "plain56"),
+    ),
+    "squeezenet": ("squeezenet1_0", "squeezenet1_1"),
+    "vgg": (
+        *("vgg11", "vgg13", "vgg16", "vgg19"),
+        *("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    ),
 }
 NAMES: dict[str, str] = {
     name: f"cnnkit.models.{family}" for family, members in FAMILIES.items() for name in members

@@ -32,12 +32,12 @@ def class_count(owner: str, classes: Any) -> int:
     return checks.integer(owner, "classes", classes, 2)
 
 
-def scaled(owner: str, width: Any, channels: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns `channels` times `width`, rounded to the nearest integer and at least 1.
+def scaled(owner: str, width: Any, channels: tuple[int, ...], multiple: int = 1) -> tuple[int, ...]:
+    """Returns `channels` times `width`, rounded to the nearest multiple and at least one multiple.
 
     Raises:
         TypeError: If `width` is not a number.
         ValueError: If it is not positive and finite.
     """
     width = checks.in_range(owner, "width", width, 0.0, math.inf, closed="neither")
-    return tuple(max(1, round(count * width)) for count in channels)
+    return tuple(multiple * max(1, round(count * width / multiple)) for count in channels)

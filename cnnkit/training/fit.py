@@ -11,30 +11,36 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
-import numpy as np
 
 from cnnkit import registry
+from cnnkit.analysis.logits import logits as logits
+from cnnkit.analysis.logits import outputs_probabilities as outputs_probabilities
 from cnnkit.errors import DivergedError
 from cnnkit.models.saving import save_model
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS as METRICS
 from cnnkit.training.keeper import Keeper
+from cnnkit.training.momentum import RampedSGD
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.reporter import Reporter
-from cnnkit.types import Tensor
+from cnnkit.training.schedules import SCHEDULES as SCHEDULES
+from cnnkit.training.schedules import learning_rates as learning_rates
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
 
+# With the constants of Wei 2017, section 11.2.4, where Keras has others.
 OPTIMIZERS = {
-    "adam": keras.optimizers.Adam,
+    "adadelta": partial(keras.optimizers.Adadelta, rho=0.95, epsilon=1e-6),
+    "adagrad": partial(keras.optimizers.Adagrad, initial_accumulator_value=0.0, epsilon=1e-6),
+    "adam": partial(keras.optimizers.Adam, epsilon=1e-8),
     "adamw": keras.optimizers.AdamW,
+    "momentum": partial(keras.optimizers.SGD, momentum=0.9),
+    "momentum-ramp": RampedSGD,
+    "plain-sgd": keras.optimizers.SGD,
+    "rmsprop": partial(keras.optimizers.RMSprop, rho=0.9, epsilon=1e-6),
     "sgd": partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
 }
-SCHEDULES = {"cosine": 0.0, "constant": 1.0}  # the rate at the end, as a fraction of the highest
-# Layers that hand scores on without changing which is the largest.
-_TRANSPARENT = ("Identity", "Flatten", "Reshape", "Dropout")
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ def fit(  # noqa: PLR0913
     warmup_epochs: int = 0,
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
+    loss: keras.losses.Loss | None = None,
     patience: int | None = None,
     seed: int = 0,
     deterministic: bool = False,
@@ -83,11 +90,13 @@ def fit(  # noqa: PLR0913
         epochs: At most.
         batch_size: Pictures a step.
         lr: Learning rate at its highest.
-        optimizer: One of `OPTIMIZERS`. Decay is decoupled in all; `sgd` has Nesterov momentum 0.9.
-        schedule: One of `SCHEDULES`.
+        optimizer: One of `OPTIMIZERS`. Decay is decoupled in all; `sgd` has Nesterov momentum 0.9;
+            the momentum of `momentum-ramp` rises from 0.5 to 0.9 over the training.
+        schedule: One of `SCHEDULES`, such as `cosine` or `step:every=10,factor=0.1`.
         warmup_epochs: Epochs in which the rate rises from zero.
         weight_decay: Fraction of each kernel taken away a step, times the rate.
         label_smoothing: Part of each label that is spread over all classes, in [0, 1).
+        loss: Of logits and one-hot labels; None is the cross-entropy with `label_smoothing`.
         patience: Epochs without a better one after which training ends; None never ends it.
         seed: Of the order of the pictures.
         deterministic: Only operations that give the same bits each time, from now on.
@@ -111,13 +120,12 @@ def fit(  # noqa: PLR0913
     train = Batches(*dataset.arrays("train"), classes, batch_size, seed)
     val_x, val_y = dataset.arrays("val")
     val = Batches(val_x, val_y, classes, 4 * batch_size) if len(val_y) else None
-    rates = learning_rates(lr, schedule, len(train) * epochs, len(train) * warmup_epochs)
+    rates = learning_rates(lr, schedule, epochs, len(train), warmup_epochs)
     trained = wrap(logits(model)) if wrap else logits(model)
     trained.compile(
-        optimizer=_optimizer(optimizer, rates, weight_decay),
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=label_smoothing
-        ),
+        optimizer=_optimizer(optimizer, rates, weight_decay, epochs * len(train)),
+        loss=loss
+        or keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=_jit(),
     )
@@ -145,79 +153,12 @@ def fit(  # noqa: PLR0913
     return History(keeper.rows, keeper.best_epoch)
 
 
-def learning_rates(
-    lr: float, schedule: str, steps: int, warmup_steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the rate of every step: a linear rise, then what `schedule` says.
-
-    Raises:
-        UsageError: If the schedule is unknown.
-    """
-    end = SCHEDULES[registry.known("schedule", schedule, SCHEDULES)]
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup_steps else lr,
-        decay_steps=max(1, steps - warmup_steps),
-        alpha=end,
-        warmup_target=lr if warmup_steps else None,
-        warmup_steps=warmup_steps,
-    )
-
-
-def outputs_probabilities(model: keras.Model) -> bool:
-    """Returns whether a functional model ends in a softmax."""
-    return ends_in(model.outputs[0], "softmax")
-
-
-def ends_in(tensor: Tensor, name: str) -> bool:
-    """Returns whether a symbolic tensor comes from an activation, such as "softmax"."""
-    operation, inputs = _origin(tensor)
-    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
-    if isinstance(operation, keras.Model):
-        return ends_in(operation.outputs[0], name)
-    if kind == name.capitalize() or activation is getattr(keras.activations, name):
-        return True
-    if kind == "Average":
-        return all(ends_in(x, name) for x in inputs)
-    if kind in _TRANSPARENT or (kind == "Activation" and activation is keras.activations.linear):
-        return ends_in(inputs[0], name)
-    return False
-
-
-def logits(model: keras.Model) -> keras.Model:
-    """Returns a model with the same layers that gives float32 logits, on which losses are exact.
-
-    A softmax at the end is left out. Probabilities that are made in another way, such as by the
-    activation of a Dense layer, become their logarithms.
-    """
-    return keras.Model(model.inputs[0], _float32(_before_softmax(model.outputs[0])))
-
-
-def _before_softmax(tensor: Tensor) -> Tensor:
-    if not ends_in(tensor, "softmax"):
-        return tensor
-    operation, inputs = _origin(tensor)
-    kind = type(operation).__name__
-    if kind == "Activation" and operation.activation is keras.activations.linear:
-        return _before_softmax(inputs[0])
-    if kind in ("Softmax", "Activation"):
-        return inputs[0]
-    return keras.ops.log(keras.ops.maximum(_float32(tensor), _TINY))
-
-
-def _float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == "float32" else keras.ops.cast(tensor, "float32")
-
-
-def _origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:
-    """Returns the operation that made a symbolic tensor, and what it was made from."""
-    # Keras has no public name for this; `layer.input` is ambiguous for a layer called twice.
-    operation, node, _ = tensor._keras_history
-    return operation, operation._inbound_nodes[node].input_tensors
-
-
-def _optimizer(name: str, rates: Any, weight_decay: float) -> keras.optimizers.Optimizer:
+def _optimizer(
+    name: str, rates: Any, weight_decay: float, steps: int
+) -> keras.optimizers.Optimizer:
     make = OPTIMIZERS[registry.known("optimizer", name, OPTIMIZERS)]
-    optimizer = make(learning_rate=rates, weight_decay=weight_decay)
+    ramp = {"steps": steps} if make is RampedSGD else {}
+    optimizer = make(learning_rate=rates, weight_decay=weight_decay, **ramp)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
 

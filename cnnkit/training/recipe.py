@@ -20,6 +20,7 @@ from pydantic import Field
 from cnnkit import models
 from cnnkit import registry
 from cnnkit.errors import UsageError
+from cnnkit.training import schedules
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
 
@@ -40,6 +41,11 @@ def _model(name: str) -> str:
     return registry.known("model", name, ["auto", *models.NAMES])
 
 
+def _schedule(text: str) -> str:
+    schedules.parse(text)
+    return text
+
+
 # TOML has no null: what is None here is written as a word there.
 def _word(word: str) -> pydantic.PlainSerializer:
     return pydantic.PlainSerializer(lambda value: word if value is None else value)
@@ -54,6 +60,19 @@ ImageSize: TypeAlias = Annotated[
     Annotated[list[Positive], Field(min_length=2, max_length=2)] | None, *_AUTO
 ]
 Channels: TypeAlias = Annotated[Literal[1, 3] | None, *_AUTO]
+Init: TypeAlias = Literal[
+    "default",
+    "xavier-normal",
+    "xavier-uniform",
+    "glorot-normal",
+    "glorot-uniform",
+    "he-normal",
+    "he-uniform",
+    "zeros",
+    "data",
+    "data-pca",
+    "data-kmeans",
+]
 SizeBytes: TypeAlias = Annotated[Positive | None, pydantic.BeforeValidator(_bytes), _word("none")]
 
 
@@ -93,10 +112,17 @@ class Model(_Section):
     Args:
         name: One of `cnnkit.models.NAMES`; `auto` chooses by the size of the pictures.
         width: Multiplies its numbers of channels, positive.
+        init: Of the weights: `default` is what each layer chooses; `xavier` and `he` by a normal
+            or uniform distribution; `data` looks at the pictures, from random numbers,
+            principal components (`data-pca`) or clusters (`data-kmeans`).
+        pretrained: A `.keras` or `.weights.h5` file or a run folder, whose weights are taken
+            over where name and shape agree; "none" takes none.
     """
 
     name: Annotated[str, pydantic.AfterValidator(_model)] = "auto"
     width: Rate = 1.0
+    init: Init = "default"
+    pretrained: Annotated[str, Field(min_length=1)] = "none"
 
 
 class Train(_Section):
@@ -105,9 +131,11 @@ class Train(_Section):
     Args:
         epochs: Passes over the training split, at most.
         batch_size: Pictures a step.
-        optimizer: `adam`, `adamw` or `sgd` with Nesterov momentum 0.9.
-        lr: Learning rate at its highest.
-        schedule: `cosine` falls to zero over the epochs; `constant` stays.
+        optimizer: `adamw`, `adam`, `sgd` with Nesterov momentum 0.9, `momentum` 0.9 without,
+            `momentum-ramp` from 0.5 to 0.9, `plain-sgd`, `adagrad`, `adadelta` or `rmsprop`.
+        lr: Learning rate at its highest; `adadelta` is made for 1.
+        schedule: Such as `cosine`, which falls to zero over the epochs, `constant`, or
+            `step:every=5,factor=0.5`; all are in `cnnkit.training.schedules.SCHEDULES`.
         warmup_epochs: Epochs in which the rate rises from zero.
         weight_decay: Fraction of each kernel taken away a step, times the rate.
         seed: Of split, weights and order.
@@ -116,9 +144,19 @@ class Train(_Section):
 
     epochs: Positive = 30
     batch_size: Positive = 32
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    optimizer: Literal[
+        "adadelta",
+        "adagrad",
+        "adam",
+        "adamw",
+        "momentum",
+        "momentum-ramp",
+        "plain-sgd",
+        "rmsprop",
+        "sgd",
+    ] = "adamw"
     lr: Rate = 3e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Annotated[str, pydantic.AfterValidator(_schedule)] = "cosine"
     warmup_epochs: Count = 1
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-2
     seed: Count = 0
@@ -129,12 +167,33 @@ class Loss(_Section):
     """What is minimised.
 
     Args:
-        name: Only `cross_entropy` so far.
+        name: `cross_entropy`; `crammer_singer` or `weston_watkins`, which are hinge losses;
+            `ramp`, for wrong labels; `large_margin` softmax; `label_distribution`, for classes in
+            an order.
         label_smoothing: Part of each label that is spread over all classes, in [0, 1).
+        cut: Of `ramp`: by how much an example may be wrong before it is given up, below 1. A fresh
+            network finds nothing to improve where it gives up most examples, as near 0.
+        margin: Of `large_margin`: the larger, the more, and the more epochs it takes.
+        sigma: Of `label_distribution`: deviation in classes by which each label is spread.
+        center_weight: Of the centre loss on the features before the logits, which is added.
+        cost: What mistakes cost, which is added: "none"; "counts" for the more, the rarer the
+            class; or a run folder, whose validation mistakes say it.
     """
 
-    name: Literal["cross_entropy"] = "cross_entropy"
+    name: Literal[
+        "cross_entropy",
+        "crammer_singer",
+        "weston_watkins",
+        "ramp",
+        "large_margin",
+        "label_distribution",
+    ] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cut: Annotated[float, Field(lt=1, allow_inf_nan=False)] = -2.0
+    margin: Annotated[int, Field(ge=1, le=4)] = 2
+    sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    center_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    cost: Annotated[str, Field(min_length=1)] = "none"
 
 
 class Guard(_Section):

@@ -20,8 +20,12 @@ from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
 from cnnkit.training.fit import fit
+from cnnkit.training.initialize import initialize
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
+from cnnkit.training.objective import loss_of
+from cnnkit.training.objective import wrap_of
+from cnnkit.training.pretrained import load_weights
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
 from cnnkit.training.recipe import flat
@@ -148,7 +152,8 @@ def train(
         model={"name": choose(dataset.image_shape) if name == "auto" else name},
     )
     recipe = resolved.recipe
-    model = _build(recipe, dataset)
+    model = _build(recipe, dataset, reporter)
+    loss, wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, model)
 
     files.remove(out)
     files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
@@ -163,7 +168,8 @@ def train(
         model,
         dataset,
         **recipe.train.model_dump(),
-        label_smoothing=recipe.loss.label_smoothing,
+        loss=loss,
+        wrap=wrap,
         patience=recipe.guard.patience,
         folder=out,
         reporter=reporter,
@@ -271,9 +277,14 @@ def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
     )
 
 
-def _build(recipe: Recipe, dataset: sources.Dataset) -> keras.Model:
+def _build(recipe: Recipe, dataset: sources.Dataset, reporter: Reporter) -> keras.Model:
     keras.utils.set_random_seed(recipe.train.seed)
     net = models.build(
         recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
     )
-    return deployable(net, *dataset.statistics())
+    model = deployable(net, *dataset.statistics())
+    initialize(model, recipe.model.init, dataset.arrays("train")[0], recipe.train.seed)
+    if recipe.model.pretrained != "none":
+        loaded = load_weights(model, recipe.model.pretrained)
+        reporter.note(f"{recipe.model.pretrained}: {loaded}")
+    return model

@@ -35,6 +35,8 @@ VARIANTS = ("float32", "float16", "dynamic", "int8")
 QUICK = True
 # Below this scale, a product of two scales no longer fits the kernels' fixed-point multipliers.
 _TINY_SCALE = 1e-7
+# A divisor that rounds to zero makes the integer kernel give up in the middle of a picture.
+_FLOAT_OPS = {"DIV"}
 
 
 def write(  # noqa: PLR0913
@@ -269,6 +271,7 @@ def _convert_int8(converter: Any, samples: np.ndarray, input_type: str) -> tuple
         ranged,
         input_data_type=tf.uint8 if raw else tf.float32,
         output_data_type=tf.float32,
+        denylisted_ops=_FLOAT_OPS,
     )
     return quantized, silent
 

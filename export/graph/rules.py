@@ -95,7 +95,8 @@ _ELEMENTWISE = """
     log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus softsign sparse_plus
     sparse_sigmoid squareplus tanh tanh_shrink threshold
 """
-# Layers, then operations of `keras.ops`, that treat every channel alike and by itself.
+# Layers, then operations of `keras.ops`, that treat every channel alike and by itself. What the
+# normalization of features divides by stays the same without channels of zeros.
 _THROUGH = """
     Activation ActivityRegularization AlphaDropout Dropout ELU GaussianDropout GaussianNoise
     Identity LeakyReLU ReLU SpatialDropout1D SpatialDropout2D SpatialDropout3D StochasticDepth
@@ -107,6 +108,7 @@ _THROUGH = """
     Cropping1D Cropping2D Cropping3D UpSampling1D UpSampling2D UpSampling3D
     ZeroPadding1D ZeroPadding2D ZeroPadding3D CenterCrop Resizing
     RandomCrop RandomFlip RandomRotation RandomTranslation RandomZoom
+    cnnkit>FeatureNormalization cnnkit>LpPooling2D cnnkit>RReLU cnnkit>StochasticPooling2D
 
     Absolute Cast Clip ConvertToTensor Elu Exp Gelu HardSigmoid HardSilu HardTanh LeakyRelu
     Negative Power Relu Relu6 Selu Sigmoid Silu Softplus Softsign Sqrt Square StopGradient Tanh
@@ -257,6 +259,12 @@ def _normalization(*names: str, mixing: bool = False) -> Rule:
     return rule
 
 
+def _neighbours(call: Call) -> list[Ids]:
+    """Each channel is normalized by those beside it, and other ones move up to it."""
+    call.channels.mixing[call.path] = call.given[0]
+    return call.given
+
+
 def _group_normalization(call: Call) -> list[Ids]:
     groups = call.layer.groups
     rows = call.given[0].reshape(groups, -1)
@@ -334,6 +342,8 @@ _RULES: dict[str, Rule] = {
     "LayerNormalization": _normalization("gamma", "beta", mixing=True),
     "RMSNormalization": _normalization("scale", mixing=True),
     "GroupNormalization": _group_normalization,
+    "cnnkit>LocalResponseNormalization": _neighbours,
+    "cnnkit>MeanImage": _per_channel("mean"),
     "LayerScale": _per_channel("gamma", size="projection_dim"),
     "PReLU": _per_channel("alpha"),
     "Rescaling": _rescaling,

@@ -48,10 +48,13 @@ _LAYERS = {
     "Tanh": "tanh",
     "LeakyReLU": "own",
     "PReLU": "own",
+    "cnnkit>MeanImage": "own",
+    "cnnkit>RReLU": "own",
     **dict.fromkeys(
         (
             "ActivityRegularization",
             "AlphaDropout",
+            "ConvertToTensor",
             "Cropping1D",
             "Cropping2D",
             "Dropout",
@@ -225,7 +228,8 @@ def _kind(operation: Any, inputs: int) -> str:
     name = type(operation).__name__
     own = type(operation).__module__.split(".")[0] == "keras"
     if not own:
-        return "other"
+        name = keras.saving.get_registered_name(type(operation))
+        return _LAYERS.get(name, "other") if ">" in name else "other"
     if name == "ReLU":
         plain = not operation.negative_slope and not operation.threshold
         limit = operation.max_value if plain else -1

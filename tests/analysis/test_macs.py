@@ -5,6 +5,8 @@ from keras import ops
 
 from cnnkit.analysis import macs
 from cnnkit.errors import UsageError
+from cnnkit.layers import BinaryConv2D
+from cnnkit.layers import HashedConv2D
 
 
 def counts(model):
@@ -161,6 +163,13 @@ def test_an_operation_by_hand(operation, expected):
     assert macs.total(keras.Model(x, operation(x))) == expected
 
 
+@pytest.mark.parametrize("layer", [HashedConv2D, BinaryConv2D])
+def test_a_kernel_that_is_computed_counts_in_full(layer):
+    image = keras.Input((6, 6, 4))
+    model = keras.Model(image, layer(8, 3, padding="valid")(image))
+    assert macs.total(model) == 16 * 8 * (9 * 4)
+
+
 class Opaque(layers.Layer):
     """A layer whose call only TensorFlow can follow."""
 
@@ -183,6 +192,26 @@ def test_a_layer_that_cannot_be_seen_through_is_named():
         macs.total(model)
 
 
+class Scale(layers.Layer):
+    """Has a vector only, which its call uses in a way of its own."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+
+    def call(self, x):
+        return x.numpy() * self.scale
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_a_layer_of_vectors_costs_nothing_if_it_cannot_be_seen_through():
+    image = keras.Input((4, 4, 3))
+    scale = Scale()
+    scale.build((None, 4, 4, 3))
+    assert macs.total(keras.Model(image, scale(image))) == 0
+
+
 class Subclassed(keras.Model):
     def call(self, x):
         return x
@@ -190,7 +219,7 @@ class Subclassed(keras.Model):
 
 @pytest.mark.parametrize("model", [Subclassed(), keras.Sequential([layers.Dense(3)])])
 def test_no_graph(model):
-    with pytest.raises(UsageError, match="Cannot count a model without a layer graph"):
+    with pytest.raises(UsageError, match="Cannot follow a model without a layer graph"):
         macs.total(model)
 
 

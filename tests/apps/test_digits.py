@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from apps.cli import VERBS
+from apps.commands.list import PARTS
 from cnnkit import files
 from cnnkit import models
+from cnnkit import registry
 from cnnkit.training.recipe import PRESETS
+from cnnkit.training.schedules import SCHEDULES
 from export import formats
 from export import passes
 
@@ -242,12 +245,17 @@ def test_verify_names_every_file_that_is_gone(cnnkit, own_bundle):
     assert [row[0] for row in rows_of(done.out, "Not as exported")] == gone
 
 
-LISTS = {"models": models.NAMES, "formats": formats.FORMATS, "passes": passes.PASSES}
+LISTS = {
+    "models": models.NAMES,
+    "schedules": SCHEDULES,
+    "formats": formats.FORMATS,
+    "passes": passes.PASSES,
+}
 
 
-@pytest.mark.parametrize("kind", [*LISTS, "presets"])
+@pytest.mark.parametrize("kind", [*LISTS, *PARTS, "presets"])
 def test_list(cnnkit, kind):
-    names = list(LISTS.get(kind, PRESETS))
+    names = registry.names(PARTS[kind][1]) if kind in PARTS else list(LISTS.get(kind, PRESETS))
     done = cnnkit("list", kind, "--json")
     assert done.code == 0
     found = json.loads(done.out)
@@ -262,6 +270,26 @@ def test_show(cnnkit):
     assert rows_of(done.out, "Total")[0][0] == "431080"
     other = cnnkit("show", "model", "lenet300", "--input", "4x2x3", "--classes", "5")
     assert rows_of(other.out, "Total")[0][0] == str(25 * 300 + 301 * 100 + 101 * 5)
+
+
+def test_show_receptive_fields_and_rules(cnnkit):
+    done = cnnkit("show", "model", "lenet5_caffe", "--lint")
+    fields = {row[0]: row[3] for row in rows_of(done.out, "lenet5_caffe on 28x28x1")}
+    assert (fields["conv1"], fields["conv2"], fields["fc1"]) == ("5x5", "14x14", "whole")
+    rules = {row[0] for row in rows_of(done.out, "lenet5_caffe against the rules of design")}
+    assert {"input size", "padding", "channels"} <= rules
+
+
+def test_show_side_by_side(cnnkit):
+    done = cnnkit("show", "model", "plain20", "resnet20", "lenet300")
+    assert (done.code, done.err) == (0, "")
+    rows = rows_of(done.out, "Side by side")
+    assert [row[:3] for row in rows] == [
+        ["plain20", "32x32x3", "20"],
+        ["resnet20", "32x32x3", "20"],
+        ["lenet300", "28x28x1", "3"],
+    ]
+    assert rows[0][6] == rows[1][6]
 
 
 def test_doctor(cnnkit):

@@ -8,9 +8,14 @@ def batch(spec, n=2, dtype="float32"):
     return np.random.default_rng(0).uniform(-1, 1, (n, *spec.input_shape)).astype(dtype)
 
 
+def predictions(spec, dtype="float32"):
+    """Returns `y_pred` of the two examples of a loss."""
+    return np.asarray(spec.predict(batch(spec, dtype="float64")), dtype)
+
+
 def as_model(spec):
     part = spec.make()
-    if not isinstance(part, keras.Model):
+    if spec.kind != "model":
         part = keras.layers.Activation(part) if spec.kind == "activation" else part
         x = keras.Input(spec.input_shape, name="image")
         part = keras.Model(x, part(x))

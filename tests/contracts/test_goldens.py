@@ -2,11 +2,20 @@ import json
 import os
 from pathlib import Path
 
+import keras
 import pytest
 
 from tests.specs import each
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@pytest.fixture(autouse=True)
+def _weights_without_values():
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    # Keras has a list of such weights, and would give them values at the next occasion.
+    keras.utils.clear_session()
 
 
 @each("model")

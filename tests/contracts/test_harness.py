@@ -7,6 +7,7 @@ from keras import ops
 
 from cnnkit import checks
 from tests.contracts import test_numerics as numerics
+from tests.contracts import test_rules as rules
 from tests.contracts import test_serialization as serialization
 from tests.specs import Spec
 
@@ -127,3 +128,58 @@ def test_a_loss_fulfils_its_contract():
     )
     numerics.test_loss_gradient(loss)
     serialization.test_config_round_trip(loss)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Halves(keras.constraints.Constraint):
+    def __call__(self, w):
+        return w / 2
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class DrawsAnew(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None):
+        return keras.random.normal(shape, dtype=dtype)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class IgnoresTheDtype(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None):
+        return ops.zeros(shape)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class BeginsWithInfinity(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 1 / ops.cast(step, "float32")
+
+
+def constraint(spec):
+    rules.test_constraint_keeps_shape_and_dtype_and_does_nothing_twice(spec, (7, 5))
+
+
+def initializer(spec):
+    rules.test_initializer_gives_shape_dtype_and_the_same_values_for_the_same_seed(spec, (7, 5))
+
+
+RULES = [
+    (constraint, keras.constraints.NonNeg, [Halves]),
+    (
+        initializer,
+        lambda: keras.initializers.HeNormal(seed=1),
+        [DrawsAnew, IgnoresTheDtype],
+    ),
+    (
+        rules.test_schedule_is_a_finite_rate_at_every_step,
+        lambda: keras.optimizers.schedules.CosineDecay(0.1, 10),
+        [BeginsWithInfinity],
+    ),
+]
+
+
+@pytest.mark.parametrize(("contract", "good", "broken"), RULES)
+def test_rules_tell_good_from_broken(contract, good, broken):
+    contract(Spec("", "good", good))
+    for part in broken:
+        with pytest.raises(AssertionError):
+            contract(Spec("", part.__name__, part))

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tests.contracts.parts import as_model
 from tests.contracts.parts import batch
+from tests.contracts.parts import predictions
 from tests.specs import each
 
 
@@ -47,13 +48,13 @@ def test_gradient(spec):
 def test_loss_gradient(spec):
     keras.config.set_floatx("float64")
     loss = spec.make()
-    logits = tf.constant(batch(spec, dtype="float64"))
-    y = tf.constant([1, 3])
+    logits = tf.constant(predictions(spec, "float64"))
+    y = tf.constant(spec.targets)
     theory, numeric = tf.test.compute_gradient(lambda v: loss(y, v), [logits], delta=1e-5)
     np.testing.assert_allclose(theory[0], numeric[0], rtol=1e-5, atol=1e-7)
 
 
-@each("layer", "model", "activation")
+@each("layer", "activation", "block", "model")
 def test_one_training_step_reaches_every_weight(spec):
     model = as_model(spec)
     x = tf.constant(batch(spec))
@@ -66,7 +67,7 @@ def test_one_training_step_reaches_every_weight(spec):
         assert np.any(g), v.path
 
 
-@each("layer", "model")
+@each("layer", "block", "model")
 def test_batch_of_one_and_of_five_agree(spec):
     model = as_model(spec)
     x = batch(spec, n=5)

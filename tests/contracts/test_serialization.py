@@ -9,7 +9,16 @@ from tests.contracts.parts import batch
 from tests.specs import each
 
 
-@each("layer", "loss", "regularizer", "callback", "augmentation")
+@each(
+    "layer",
+    "loss",
+    "regularizer",
+    "constraint",
+    "initializer",
+    "schedule",
+    "callback",
+    "augmentation",
+)
 def test_config_round_trip(spec):
     part = spec.make()
     config = json.loads(json.dumps(part.get_config()))
@@ -24,7 +33,7 @@ def test_config_round_trip(spec):
     assert set(vars(revived)) == set(vars(part))
 
 
-@each("layer", "loss", "regularizer")
+@each("layer", "loss", "regularizer", "constraint", "initializer", "schedule")
 def test_every_init_argument_is_in_the_config(spec):
     part = spec.make()
     wanted = {
@@ -35,7 +44,7 @@ def test_every_init_argument_is_in_the_config(spec):
     assert wanted <= set(part.get_config())
 
 
-@each("layer", "model", "activation")
+@each("layer", "activation", "block", "model")
 def test_save_and_load(spec, tmp_path):
     model = as_model(spec)
     x = batch(spec)

@@ -8,6 +8,12 @@ from benchmarks.silence import harmless
 from benchmarks.silence import silenced
 from cnnkit import models
 from cnnkit.errors import UsageError
+from cnnkit.layers import FeatureNormalization
+from cnnkit.layers import LocalResponseNormalization
+from cnnkit.layers import LpPooling2D
+from cnnkit.layers import MeanImage
+from cnnkit.layers import RReLU
+from cnnkit.layers import StochasticPooling2D
 from export.graph import Graph
 from tests.contracts.parts import perturb
 from tests.export.networks import everything
@@ -180,6 +186,19 @@ def convnext_block():
     return around(middle)
 
 
+def channelwise():
+    """Layers of our own, through which channels go one by one."""
+    image = keras.Input(SHAPE)
+    x = conv_bn(MeanImage()(image), 8)
+    x = LpPooling2D(3.0)(StochasticPooling2D(2)(x))
+    x = RReLU()(layers.Conv2D(6, 1)(x))
+    return finish(image, FeatureNormalization(5.0, learned=True)(layers.Flatten()(x)))
+
+
+def local_response():
+    return around(lambda x: MeanImage()(LocalResponseNormalization(n=3, alpha=0.1)(x)))
+
+
 def two_inputs_two_outputs():
     a, b = keras.Input(SHAPE, name="a"), keras.Input(SHAPE, name="b")
     x = layers.Maximum()([conv_bn(a, 8), conv_bn(b, 8)])
@@ -213,6 +232,8 @@ FAMILIES = [
     spatial_attention,
     parametric,
     convnext_block,
+    channelwise,
+    local_response,
     two_inputs_two_outputs,
     resnet8,
     everything,
@@ -269,6 +290,23 @@ def test_pruned_model_trains(model):
     small.fit(batch(small), [np.zeros(y.shape) for y in outputs(small)], verbose=0)
     assert all(np.isfinite(w).all() for w in small.get_weights())
     assert all(np.isfinite(y).all() for y in outputs(small))
+
+
+def test_channels_move_up_to_their_neighbours_in_a_local_response_normalization():
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(8, 1, name="before")(image)
+    x = LocalResponseNormalization(k=1.0, n=3, alpha=0.5, name="local")(x)
+    model = perturb(finish(image, layers.Conv2D(5, 1, name="after")(x)))
+    graph = Graph(model)
+    kept = [0, 2, 3, 5, 7]
+    removed = graph.units("before", sorted(set(range(8)) - set(kept)))
+    small = graph.rebuild(removed)
+    assert graph.disturbed(removed) == ["local"]
+    x = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    before = np.asarray(keras.Model(image, model.get_layer("before").output)(x))[..., kept]
+    want = model.get_layer("local")(before)
+    got = keras.Model(small.inputs[0], small.get_layer("local").output)(x)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -14,6 +14,9 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from cnnkit import models
 from cnnkit.errors import UsageError
+from cnnkit.layers import LocalResponseNormalization
+from cnnkit.layers import MeanImage
+from cnnkit.layers import RReLU
 from cnnkit.training.recipe import resolve
 from export import bundle
 from export import formats
@@ -137,6 +140,17 @@ def scaled():
         x = skip = layers.Add(name="sum")([x, skip])
         x = layers.Conv2D(8, 1, name="branch")(LayerScale(2.0, 8, name="alone")(x))
         x = layers.ReLU(name="relu")(CustomScaleLayer(0.3, name="part")([skip, x]))
+        return layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="mean")(x))
+
+    return deployable(body)
+
+
+def randomized():
+    """Layers of our own that have integer kernels."""
+
+    def body(x):
+        x = layers.Conv2D(8, 3, name="conv")(MeanImage(name="mean_image")(x))
+        x = layers.Conv2D(8, 3, name="later")(RReLU(name="rrelu")(x))
         return layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="mean")(x))
 
     return deployable(body)
@@ -471,7 +485,7 @@ def as_tflite(model, found, x, tmp_path):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("make", [everything, lenet, mobile, activations, rows, scaled])
+@pytest.mark.parametrize("make", [everything, lenet, mobile, activations, rows, scaled, randomized])
 def test_tflite_is_the_simulation(make, tmp_path):
     model = make()
     if isinstance(model.layers[-1], layers.Softmax):  # else one step of a logit would be many
@@ -548,7 +562,7 @@ def test_onnx_convolves_raw_pixels_in_int8(tmp_path):
 def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
     def body(x):
         x = layers.Conv2D(8, 3, activation="relu", name="conv")(x)
-        x = layers.LayerNormalization(name="norm")(x)
+        x = LocalResponseNormalization(name="norm")(x)
         x = layers.Conv2D(8, 3, activation="elu", name="later")(x)
         return layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D(name="mean")(x))
 
@@ -556,7 +570,7 @@ def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
     x = inputs(model)
     result = qat.apply(model, qat.Config(), PassData(x, None, lambda m: m))
     assert result.protected == [
-        "norm: no int8 rule for LayerNormalization",
+        "norm: no int8 rule for LocalResponseNormalization",
         "later.activation: no int8 rule for elu",
     ]
     assert result.notes[1] == (

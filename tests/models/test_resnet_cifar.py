@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -7,13 +9,16 @@ from tests.contracts.parts import perturb
 from tests.specs import Spec
 
 
-def spec(name):
-    return Spec(
-        "model", name, lambda: models.build(name, (9, 9, 3), 5, width=0.5), input_shape=(9, 9, 3)
-    )
+def spec(name, shape=(8, 8, 3), width=0.25):
+    return Spec("model", name, lambda: models.build(name, shape, 5, width=width), shape)
 
 
-SPECS = tuple(spec(name) for name in ("resnet8", "resnet14", "resnet20"))
+DEPTHS = {f"resnet{6 * n + 2}": n for n in (1, 2, 3, 5, 7, 9, 18)}
+PLAIN = {f"plain{6 * n + 2}": n for n in (3, 5, 7, 9)}
+SPECS = (
+    *(spec(name, (9, 9, 3), 0.5) for name in ("resnet8", "resnet14", "resnet20")),
+    *(spec(name) for name in [*DEPTHS, *PLAIN][3:]),
+)
 
 
 def block(channels_in, channels, projected=False):
@@ -21,23 +26,55 @@ def block(channels_in, channels, projected=False):
     return weights + projected * (channels_in * channels + 2 * channels)
 
 
-@pytest.mark.parametrize(("name", "n"), [("resnet8", 1), ("resnet14", 2), ("resnet20", 3)])
-def test_depth_and_parameters_on_cifar(name, n):
-    model = models.build(name, (32, 32, 3), 10)
+def trainable(model):
+    return sum(math.prod(v.shape) for v in model.trainable_weights)
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B", "none"])
+@pytest.mark.parametrize("name", DEPTHS)
+def test_depth_and_parameters_on_cifar(name, shortcut, symbolic):
+    n, projected = DEPTHS[name], shortcut == "B"
+    model = symbolic(name, (32, 32, 3), 10, shortcut=shortcut)
     weighted = [x for x in model.layers if isinstance(x, keras.layers.Conv2D | keras.layers.Dense)]
     assert len([x for x in weighted if "shortcut" not in x.name]) == 6 * n + 2
     stem, logits = 9 * 3 * 16 + 2 * 16, 64 * 10 + 10
-    first = block(16, 16) + block(16, 32, projected=True) + block(32, 64, projected=True)
+    first = block(16, 16) + block(16, 32, projected) + block(32, 64, projected)
     others = (n - 1) * (block(16, 16) + block(32, 32) + block(64, 64))
-    trainable = sum(v.size for v in (np.asarray(v) for v in model.trainable_weights))
-    assert trainable == stem + first + others + logits
+    assert trainable(model) == stem + first + others + logits
+    assert len([x for x in model.layers if x.name.endswith("_add")]) == 3 * n * (shortcut != "none")
 
 
-def test_resnet20_has_the_size_of_the_paper():
-    model = models.build("resnet20", (32, 32, 3), 10)
-    assert round(model.count_params() / 1e6, 2) == 0.27  # table 6
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    list(
+        {
+            "resnet20": 0.27,
+            "resnet32": 0.46,
+            "resnet44": 0.66,
+            "resnet56": 0.85,
+            "resnet110": 1.7,
+        }.items()
+    ),
+)
+def test_the_sizes_of_the_paper(name, millions, symbolic):
+    digits = 1 if millions > 1 else 2
+    params = trainable(symbolic(name, (32, 32, 3), 10, shortcut="A"))
+    assert round(params / 1e6, digits) == millions  # table 6
+
+
+def test_the_maps_of_the_paper(symbolic):
+    model = symbolic("resnet20", (32, 32, 3), 10)
     shapes = [model.get_layer(f"stage{i}_block3_relu").output.shape[1:] for i in (1, 2, 3)]
     assert shapes == [(32, 32, 16), (16, 16, 32), (8, 8, 64)]  # section 4.2
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_networks_are_the_twins_without_shortcuts(name, symbolic):
+    plain = symbolic(name, (32, 32, 3), 10)
+    twin = symbolic(name.replace("plain", "resnet"), (32, 32, 3), 10, shortcut="none")
+    assert [(w.path, w.shape) for w in plain.weights] == [(w.path, w.shape) for w in twin.weights]
+    residual = symbolic(name, (32, 32, 3), 10, shortcut="B")
+    assert len(residual.layers) > len(plain.layers)
 
 
 def test_blocks_without_residual_pass_their_input_on():
@@ -53,20 +90,3 @@ def test_blocks_without_residual_pass_their_input_on():
     np.testing.assert_array_equal(stem, stage1)
     np.testing.assert_array_equal(halved, stage2)
     assert stem.std() > 0.1
-
-
-def test_projection_and_strides_match_the_formula():
-    model = perturb(models.build("resnet8", (9, 9, 3), 10))
-    y = {
-        name: model.get_layer(f"stage2_block1_{name}").output
-        for name in ("2_bn", "shortcut_bn", "relu")
-    }
-    before = model.get_layer("stage1_block1_relu").output
-    probe = keras.Model(model.input, [before, y["2_bn"], y["shortcut_bn"], y["relu"]])
-    x = np.random.default_rng(0).normal(size=(2, 9, 9, 3)).astype("float32")
-    before, residual, shortcut, after = (np.asarray(v) for v in probe(x, training=False))
-    kernel = model.get_layer("stage2_block1_shortcut_conv").get_weights()[0][0, 0]
-    gamma, beta, mean, variance = model.get_layer("stage2_block1_shortcut_bn").get_weights()
-    projected = (before[:, ::2, ::2] @ kernel - mean) / np.sqrt(variance + 1e-3) * gamma + beta
-    np.testing.assert_allclose(shortcut, projected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(after, np.maximum(residual + shortcut, 0), rtol=1e-6)

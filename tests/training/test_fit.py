@@ -12,7 +12,6 @@ from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.training import fit as fitting
 from cnnkit.training.fit import fit
-from cnnkit.training.fit import learning_rates
 from cnnkit.training.fit import outputs_probabilities
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
@@ -102,21 +101,6 @@ def test_logits_and_probabilities_train_alike():
 )
 def test_recognizes_probabilities(end, expected):
     assert outputs_probabilities(net(end=end)) is expected
-
-
-@pytest.mark.parametrize(
-    ("schedule", "warmup", "expected"),
-    [
-        ("cosine", 0, [0.1, 0.05 * (1 + math.cos(math.pi / 4)), 0.05, 0.0]),
-        ("cosine", 20, [0.0, 0.1, 0.05 * (1 + math.cos(math.pi / 3)), 0.0]),
-        ("constant", 0, [0.1, 0.1, 0.1, 0.1]),
-        ("constant", 40, [0.0, 0.05, 0.1, 0.1]),
-    ],
-)
-def test_learning_rate_at_four_steps(schedule, warmup, expected):
-    rates = learning_rates(0.1, schedule, 80, warmup)
-    found = [float(rates(step)) for step in (0, 20, 40, 80)]
-    np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
 def test_order_depends_on_seed_and_epoch_alone():
@@ -228,7 +212,7 @@ def test_without_validation_the_training_split_decides():
 
 @pytest.mark.parametrize("optimizer", fitting.OPTIMIZERS)
 def test_decay_spares_biases_and_norms(optimizer):
-    made = fitting._optimizer(optimizer, 0.1, 0.5)
+    made = fitting._optimizer(optimizer, 0.1, 0.5, 10)
     model = net()
     made.build(model.trainable_variables)
     decayed = {v.path for v in model.trainable_variables if made._use_weight_decay(v)}

@@ -1,0 +1,3 @@
+"""Constraints that Keras lacks."""
+
+from cnnkit.constraints.clip import Clip as Clip

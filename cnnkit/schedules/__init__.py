@@ -1,0 +1,3 @@
+"""Learning-rate schedules that Keras lacks."""
+
+from cnnkit.schedules.warmup import Warmup as Warmup

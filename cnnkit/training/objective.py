@@ -1,0 +1,108 @@
+"""From the recipe's loss to what `fit` minimises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from cnnkit import losses
+from cnnkit.analysis.logits import logits
+from cnnkit.errors import UsageError
+from cnnkit.training.evaluate import evaluate
+from cnnkit.training.feature_trainer import FeatureTrainer
+from cnnkit.training.feature_trainer import classifier
+from cnnkit.types import Tensor
+
+if TYPE_CHECKING:
+    from cnnkit.data import Dataset
+    from cnnkit.training.recipe import Recipe
+
+
+def loss_of(recipe: Recipe, dataset: Dataset) -> keras.losses.Loss:
+    """Returns what a recipe minimises, as far as logits tell it.
+
+    Raises:
+        UsageError: If the costs of mistakes cannot be had.
+    """
+    chosen, smoothing = recipe.loss, recipe.loss.label_smoothing
+    loss: keras.losses.Loss
+    if chosen.name in ("crammer_singer", "weston_watkins"):
+        loss = losses.Hinge(chosen.name, label_smoothing=smoothing)
+    elif chosen.name == "ramp":
+        loss = losses.Ramp(chosen.cut, "crammer_singer", label_smoothing=smoothing)
+    elif chosen.name == "label_distribution":
+        loss = losses.LabelDistribution(chosen.sigma, label_smoothing=smoothing)
+    else:  # The large margin is for training alone, see `wrap_of`.
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    if chosen.cost == "none":
+        return loss
+    return _Sum(loss, losses.CostMatrix(_costs(chosen.cost, dataset)))
+
+
+def wrap_of(
+    recipe: Recipe, dataset: Dataset, model: keras.Model
+) -> Callable[[keras.Model], keras.Model] | None:
+    """Returns the `wrap` under which `fit` minimises what logits do not tell, or None.
+
+    Raises:
+        UsageError: If `model` has no Dense layer that makes its logits.
+    """
+    chosen, batch_size = recipe.loss, recipe.train.batch_size
+    if chosen.name != "large_margin" and not chosen.center_weight:
+        return None
+    features = classifier(logits(model))[1].shape[-1]
+    margin = center = None
+    if chosen.name == "large_margin":
+        margin = losses.LargeMarginSoftmax(chosen.margin, label_smoothing=chosen.label_smoothing)
+    if chosen.center_weight:
+        center = losses.CenterLoss(model.output_shape[-1], features)
+    steps = math.ceil(len(dataset.labels("train")) / batch_size) * recipe.train.epochs
+    return lambda net: FeatureTrainer(net, margin, center, chosen.center_weight, steps)
+
+
+class _Sum(keras.losses.Loss):
+    """The sum of two losses."""
+
+    def __init__(self, first: keras.losses.Loss, second: keras.losses.Loss) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self.first.call(y_true, y_pred) + self.second.call(y_true, y_pred)
+
+
+def _costs(source: str, dataset: Dataset) -> list[list[float]]:
+    """Returns what mistakes cost, a mistake between any two classes 1 on the average."""
+    if source == "counts":
+        classes = len(dataset.classes)
+        counts = np.bincount(dataset.labels("train"), minlength=classes)
+        costs = np.array(losses.costs_from_counts(counts.tolist()))
+    else:
+        costs = np.array(losses.costs_from_confusion(_confusion(source, dataset.classes)))
+    mean = costs.sum() / (costs.size - len(costs))
+    return (costs / mean).tolist() if mean else costs.tolist()
+
+
+def _confusion(folder: str, classes: list[str]) -> list[list[int]]:
+    """Returns the mistakes of a run on its own validation pictures."""
+    from cnnkit.training.train import Run
+
+    run = Run.open(folder)
+    dataset, model = run.dataset(), run.model()
+    seen = set(dataset.labels("val").tolist())
+    if dataset.classes != classes or len(seen) != len(classes):
+        raise UsageError(
+            "The mistakes of this run say nothing about these classes",
+            where=f"loss.cost={folder}",
+            expected=f"validation pictures of {', '.join(classes)}",
+            received=", ".join(dataset.classes[k] for k in sorted(seen)) or "none",
+        )
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        return np.asarray(model.predict(x.astype("float32"), verbose=0))
+
+    return evaluate(predict, dataset, "val").confusion
