@@ -19,7 +19,6 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _SUBPACKAGES = (
-    "activations",
     "analysis",
     "blocks",
     "constraints",

@@ -71,3 +71,23 @@ def test_10_4_max_norm_pulls_back_what_is_longer_alone():
     w = np.array([[3.0, 0.3], [4.0, 0.4]], "float32")  # of two units, of the lengths 5 and 0.5
     found = keras.constraints.MaxNorm(1.0)(w)
     np.testing.assert_allclose(found, [[0.6, 0.3], [0.8, 0.4]], rtol=1e-5)
+
+
+def test_8_1_to_8_8_activations():
+    x = np.linspace(-3, 3, 13).astype("float32")
+    sigmoid = 1 / (1 + np.exp(-x))
+    want = {
+        "sigmoid": sigmoid,
+        "tanh": 2 / (1 + np.exp(-2 * x)) - 1,
+        "relu": np.maximum(0, x),
+        "elu": np.where(x >= 0, x, np.exp(np.minimum(x, 0)) - 1),
+    }
+    for name, y in want.items():
+        np.testing.assert_allclose(keras.activations.get(name)(x), y, atol=1e-6)
+    leaky = keras.activations.leaky_relu(x, negative_slope=0.01)
+    np.testing.assert_allclose(leaky, np.where(x >= 0, x, 0.01 * x), atol=1e-6)
+    shared = keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2])
+    pictures = np.broadcast_to(x[None, None, :, None], (1, 2, 13, 3))
+    y = shared(pictures)
+    assert shared.alpha.shape == (1, 1, 3)
+    np.testing.assert_allclose(y, np.where(pictures >= 0, pictures, 0.25 * pictures), atol=1e-6)

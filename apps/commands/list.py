@@ -13,7 +13,6 @@ from cnnkit import registry
 
 # Word of the command line -> package whose import registers the parts, and their registry kind.
 PARTS = {
-    "activations": ("cnnkit.activations", "activation"),
     "blocks": ("cnnkit.blocks", "block"),
     "constraints": ("cnnkit.constraints", "constraint"),
     "initializers": ("cnnkit.initializers", "initializer"),
@@ -22,18 +21,23 @@ PARTS = {
     "regularizers": ("cnnkit.regularizers", "regularizer"),
 }
 SINGULAR = {"losses": "loss", "passes": "pass"}
+# Of Keras; those that learn or draw are layers.
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "PReLU", "elu", "RReLU")
 
 
 def list_names(
     kind: Annotated[
         str,
-        typer.Argument(help=f"models, {', '.join(PARTS)}, schedules, formats, passes or presets."),
+        typer.Argument(
+            help=f"models, activations, {', '.join(PARTS)}, schedules, formats, passes or presets."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
 ) -> None:
     """Prints the models, parts of models, formats, passes or presets that exist."""
     others = {
         "models": _models,
+        "activations": _activations,
         "schedules": _schedules,
         "formats": _formats,
         "passes": _passes,
@@ -54,6 +58,18 @@ def _models() -> dict[str, str]:
         for module in set(models.NAMES.values()):
             importlib.import_module(module)
     return {name: _first_line(registry.get("model", name)) for name in models.NAMES}
+
+
+def _activations() -> dict[str, str]:
+    with console.hushed():
+        import keras
+
+        import cnnkit.layers
+    rooms = (keras.activations, keras.layers, cnnkit.layers)
+    return {
+        name: _first_line(next(getattr(room, name) for room in rooms if hasattr(room, name)))
+        for name in ACTIVATIONS
+    }
 
 
 def _parts(package: str, kind: str) -> dict[str, str]:

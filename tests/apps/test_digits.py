@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from apps.cli import VERBS
+from apps.commands.list import ACTIVATIONS
 from apps.commands.list import PARTS
 from cnnkit import files
 from cnnkit import models
@@ -246,6 +247,7 @@ def test_verify_names_every_file_that_is_gone(cnnkit, own_bundle):
 
 
 LISTS = {
+    "activations": ACTIVATIONS,
     "models": models.NAMES,
     "schedules": SCHEDULES,
     "formats": formats.FORMATS,

@@ -1,1 +1,0 @@
-"""Activations that Keras lacks."""
