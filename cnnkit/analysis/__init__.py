@@ -1,3 +1,7 @@
+from cnnkit.analysis import deconvnet as deconvnet
+from cnnkit.analysis import drawing as drawing
+from cnnkit.analysis import filters as filters
+from cnnkit.analysis import heat_maps as heat_maps
 from cnnkit.analysis import lint as lint
 from cnnkit.analysis import macs as macs
 from cnnkit.analysis import monitor as monitor

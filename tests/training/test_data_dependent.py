@@ -137,7 +137,7 @@ def test_same_seed_same_weights():
     x = pictures(64)
     found = []
     for seed in (0, 0, 1):
-        model = chain(2)
+        model = chain(1)
         initialize(model, x, "kmeans", seed)
         found.append(model.get_weights()[0])
     np.testing.assert_array_equal(found[0], found[1])
