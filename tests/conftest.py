@@ -21,9 +21,14 @@ def _fresh_state():
     keras.config.set_floatx(floatx)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     # A contract for a kind that has no parts yet would be reported as skipped.
     items[:] = [item for item in items if "[NOTSET" not in item.name]
+    for item in items:
+        spec = getattr(item, "callspec", None) and item.callspec.params.get("spec")
+        if spec and spec.deep:
+            item.add_marker("deep")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -28,6 +28,8 @@ class Spec:
         truth: Of a loss: `y_pred` for which the loss of `targets` is 0; None is the scores of a
             classifier that is sure of them.
         atol: Largest absolute error allowed after float export.
+        deep: Whether the part is a deeper variant of one with the same code: its contracts are
+            run by `pytest -m deep`.
         exempt: Contract name -> reason (with issue number). Strict: a contract
             that starts to pass must be taken out of this table.
     """
@@ -40,6 +42,7 @@ class Spec:
     predict: Callable[[Any], Any] = lambda numbers: numbers
     truth: Any = None
     atol: float = 1e-5
+    deep: bool = False
     exempt: dict[str, str] = field(default_factory=dict)
 
 
