@@ -20,7 +20,11 @@ def struck(argv, cwd, condition, number):
     Returns its exit code, standard output and standard error.
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    group = {"start_new_session": True}
+    # A shell that runs the tests in the background has them ignore Ctrl-C, which is inherited.
+    group = {
+        "start_new_session": True,
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    }
     with subprocess.Popen([PROGRAM, *argv], cwd=cwd, **pipes, **group) as child:
         while child.poll() is None and not condition():
             time.sleep(0.02)
