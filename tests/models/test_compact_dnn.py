@@ -7,7 +7,7 @@ SPECS = (
     Spec(
         "model",
         "compact_dnn",
-        lambda: models.build("compact_dnn", (32, 32, 3), 5, width=1 / 8),
+        lambda: models.build("compact_dnn", (32, 32, 3), 5, width=3 / 16),
         input_shape=(32, 32, 3),
     ),
 )

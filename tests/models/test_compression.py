@@ -69,7 +69,6 @@ def test_removing_dead_channels_is_exact(name, size, width, options):
 # What an int8 runtime leaves in float, besides.
 FLOATS = {
     "alexnet_grouped": {"LocalResponseNormalization"},
-    "compact_dnn": {"Conv2DTranspose"},
 }
 
 

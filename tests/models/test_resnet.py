@@ -12,8 +12,8 @@ def spec(name):
     return Spec(
         "model",
         name,
-        lambda: models.build(name, (32, 32, 3), 5, width=1 / 16),
-        input_shape=(32, 32, 3),
+        lambda: models.build(name, (64, 64, 3), 5, width=1 / 16),
+        input_shape=(64, 64, 3),
         deep=name not in ("resnet18", "resnet50", "plain18"),
     )
 
