@@ -211,13 +211,14 @@ def write(runs: list[Run]) -> None:
 def _largest(runs: list[Run], control: dict[int, int]) -> str:
     told = []
     for method in (CNNKIT, TFMOT):
-        fine = []
+        fine, seeds = [], 0
         for factor in FACTORS:
             row = [run for run in runs if (run.method, run.factor) == (method, factor)]
             more = [run.wrong - control[run.seed] for run in row if run.seed in control]
+            seeds = max(seeds, len(more))
             if more and statistics.mean(more) <= MARGIN:
                 fine.append(f"{factor}x")
-        told.append(f"{method} {fine[-1] if fine else 'none of these'}")
+        told.append(f"{method} {fine[-1] if fine else 'none of these'} (seeds: {seeds})")
     return ", ".join(told)
 
 

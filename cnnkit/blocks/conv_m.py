@@ -34,8 +34,7 @@ def conv_m(
         Domain Adaptation", section 3, https://arxiv.org/abs/1703.04071. Differs: the transposed
         convolution has stride 1, so that all branches keep the size; groups are layers of their
         own, each with its own part of the 1x1 convolution, since Keras has no transposed
-        convolution in groups, and TensorFlow fails to run a SavedModel with a grouped one that
-        has a bias.
+        convolution in groups.
     """
     checks.integer("conv_m", "groups", groups, 1)
     checks.integer("conv_m", "dilation", dilation, 1)
