@@ -105,7 +105,7 @@ class Record:
 
 RECORDS = {
     "lenet_6kb": Record((4, 9, 10), 3, 1, 100, size=6000),
-    "lenet_8kb": Record((5, 13, 13), 40, 10, 80, size=8000),
+    "lenet_8kb": Record((5, 13, 13), 2, 1, 80, size=8000),
     "lenet_150kflop": Record((2, 12, 36), 3, 3, 90, macs=75_000),
 }
 
