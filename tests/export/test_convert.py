@@ -201,6 +201,9 @@ from pathlib import Path
 from export.convert import convert
 from tests.export import corners
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, which is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Impatient:
     def step(self, text):
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

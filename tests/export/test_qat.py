@@ -574,7 +574,7 @@ def test_a_layer_without_a_rule_stays_float_and_is_named(tmp_path):
         "later.activation: no int8 rule for elu",
     ]
     assert result.notes[1] == (
-        "2 stay float32: no int8 rule for LayerNormalization (1), no int8 rule for elu (1)"
+        "2 stay float32: no int8 rule for LocalResponseNormalization (1), no int8 rule for elu (1)"
     )
     path, got = as_tflite(result.model, result.ranges, x, tmp_path)
     want = np.asarray(frozen(result.model, result.ranges)(x))
