@@ -39,12 +39,12 @@ from cnnkit import data
 from cnnkit import files
 from cnnkit import models
 from cnnkit.analysis import macs
+from cnnkit.analysis.logits import logits
 from cnnkit.data import Dataset
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
 from cnnkit.training.fit import fit
-from cnnkit.training.fit import logits
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import resolve
 from cnnkit.training.reporter import Reporter

@@ -39,7 +39,7 @@ def as_classifier(
     """
     import keras
 
-    from cnnkit.training.fit import outputs_probabilities
+    from cnnkit.analysis.logits import outputs_probabilities
 
     check(model)
     if dataset is not None:
@@ -85,7 +85,7 @@ def _free(model: keras.Model, name: str) -> str:
 def _is_ours(model: keras.Model) -> bool:
     import keras
 
-    from cnnkit.training.fit import outputs_probabilities
+    from cnnkit.analysis.logits import outputs_probabilities
 
     last = model.layers[-1]
     return (

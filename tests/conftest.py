@@ -26,14 +26,19 @@ def pytest_collection_modifyitems(items):
     # A contract for a kind that has no parts yet would be reported as skipped.
     items[:] = [item for item in items if "[NOTSET" not in item.name]
     for item in items:
-        spec = getattr(item, "callspec", None) and item.callspec.params.get("spec")
+        spec = _spec(item)
         if spec and spec.deep:
             item.add_marker("deep")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    spec = getattr(item, "callspec", None) and item.callspec.params.get("spec")
+    spec = _spec(item)
     reason = spec and spec.exempt.get(item.originalname)
     if reason:
         item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def _spec(item):
+    """Returns the spec that a contract is run on, or None."""
+    return getattr(item, "callspec", None) and item.callspec.params.get("spec")

@@ -13,8 +13,8 @@ from keras import ops
 from cnnkit import checks
 from cnnkit.analysis.functional import graph_of
 from cnnkit.analysis.functional import nodes
+from cnnkit.analysis.logits import logits
 from cnnkit.errors import UsageError
-from cnnkit.training.fit import logits
 from cnnkit.types import Tensor
 
 STARTS = ("random", "pca", "kmeans")

@@ -13,8 +13,7 @@ from typing import Any
 import keras
 
 from cnnkit import registry
-from cnnkit.analysis.logits import logits as logits
-from cnnkit.analysis.logits import outputs_probabilities as outputs_probabilities
+from cnnkit.analysis.logits import logits
 from cnnkit.errors import DivergedError
 from cnnkit.models.saving import save_model
 from cnnkit.training.keeper import BEST
@@ -23,8 +22,7 @@ from cnnkit.training.keeper import Keeper
 from cnnkit.training.momentum import RampedSGD
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.reporter import Reporter
-from cnnkit.training.schedules import SCHEDULES as SCHEDULES
-from cnnkit.training.schedules import learning_rates as learning_rates
+from cnnkit.training.schedules import learning_rates
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
@@ -92,7 +90,7 @@ def fit(  # noqa: PLR0913
         lr: Learning rate at its highest.
         optimizer: One of `OPTIMIZERS`. Decay is decoupled in all; `sgd` has Nesterov momentum 0.9;
             the momentum of `momentum-ramp` rises from 0.5 to 0.9 over the training.
-        schedule: One of `SCHEDULES`, such as `cosine` or `step:every=10,factor=0.1`.
+        schedule: One of `schedules.SCHEDULES`, such as `cosine` or `step:every=10,factor=0.1`.
         warmup_epochs: Epochs in which the rate rises from zero.
         weight_decay: Fraction of each kernel taken away a step, times the rate.
         label_smoothing: Part of each label that is spread over all classes, in [0, 1).

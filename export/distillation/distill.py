@@ -17,11 +17,11 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from cnnkit.analysis.logits import logits
 from cnnkit.data import sample
 from cnnkit.errors import UsageError
 from cnnkit.training.fit import History
 from cnnkit.training.fit import fit
-from cnnkit.training.fit import logits
 from cnnkit.training.pipeline import Batches
 from export.distillation.distiller import Distiller
 from export.distillation.ensemble import ensemble

@@ -161,7 +161,7 @@ def _mean_squares(
     import keras
     import tensorflow as tf
 
-    from cnnkit.training.fit import outputs_probabilities
+    from cnnkit.analysis.logits import outputs_probabilities
 
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         raise UsageError(

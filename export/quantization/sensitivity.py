@@ -74,7 +74,7 @@ def measure(model: keras.Model, x: np.ndarray, *, pixels: bool = True) -> list[R
     Raises:
         UsageError: If the model cannot be simulated in int8.
     """
-    from cnnkit.training.fit import logits
+    from cnnkit.analysis.logits import logits
     from export.quantization.twin import Twin
 
     twin = Twin(logits(model), pixels)

@@ -7,13 +7,13 @@ from keras import layers
 from keras import ops
 
 import export
+from cnnkit.analysis.logits import logits
+from cnnkit.analysis.logits import outputs_probabilities
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
 from cnnkit.training.fit import fit
-from cnnkit.training.fit import logits
-from cnnkit.training.fit import outputs_probabilities
 from cnnkit.training.recipe import resolve
 from export.distillation.distill import Config
 from export.distillation.distill import distill

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from cnnkit.analysis.logits import logits
 from cnnkit.errors import UsageError
 from cnnkit.losses import CenterLoss
 from cnnkit.losses import LargeMarginSoftmax
@@ -11,7 +12,6 @@ from cnnkit.models.saving import save_model
 from cnnkit.training.feature_trainer import FeatureTrainer
 from cnnkit.training.feature_trainer import classifier
 from cnnkit.training.fit import fit
-from cnnkit.training.fit import logits
 from tests.training.pictures import Pictures
 
 

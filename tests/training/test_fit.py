@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+from cnnkit.analysis.logits import outputs_probabilities
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.training import fit as fitting
 from cnnkit.training.fit import fit
-from cnnkit.training.fit import outputs_probabilities
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
 from cnnkit.training.keeper import Keeper
