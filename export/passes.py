@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cnnkit import registry
+from cnnkit import grammar
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,20 +62,8 @@ def parse(text: str) -> Pass:
         >>> str(parse("prune-filters:ratio=0.5,scope=global"))
         'prune-filters:ratio=0.5,scope=global'
     """
-    name, _, options = text.partition(":")
-    config = importlib.import_module(PASSES[registry.known("pass", name, PASSES)]).Config
-    keys = [f.name for f in dataclasses.fields(config)]
-    values: dict[str, str] = {}
-    for option in filter(None, options.split(",")):
-        key, equals, value = option.partition("=")
-        if not equals or key in values:
-            raise UsageError(
-                f"Wrong option of pass {name!r}",
-                where=option,
-                expected="key=value, each key once",
-                todo=f"the keys are: {', '.join(keys)}",
-            )
-        values[registry.known(f"option of pass {name!r}", key, keys)] = value
+    name, values = grammar.parse("pass", text, PASSES, _keys)
+    config = _config(name)
     try:
         return Pass(name, config(**values))
     except ValidationError as error:
@@ -87,3 +75,11 @@ def parse(text: str) -> Pass:
             expected=f"{field.description}, default {field.default}",
             received=values[key],
         ) from error
+
+
+def _config(name: str) -> Any:
+    return importlib.import_module(PASSES[name]).Config
+
+
+def _keys(name: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(_config(name))]

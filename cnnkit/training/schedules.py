@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cnnkit import registry
+from cnnkit import grammar
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,12 +49,11 @@ def parse(text: str) -> tuple[str, dict[str, float]]:
         >>> parse("step:every=10")
         ('step', {'every': 10, 'factor': 0.5})
     """
-    name, _, given = text.partition(":")
-    options = SCHEDULES[registry.known("schedule", name, SCHEDULES)][1]
+    name, given = grammar.parse("schedule", text, SCHEDULES, lambda name: SCHEDULES[name][1])
+    options = SCHEDULES[name][1]
     values = {key: option.default for key, option in options.items()}
-    for assignment in filter(None, given.split(",")):
-        key, _, value = assignment.partition("=")
-        option = options[registry.known(f"option of schedule {name!r}", key, options)]
+    for key, value in given.items():
+        option = options[key]
         try:
             number = int(value) if option.whole else float(value)
         except ValueError:

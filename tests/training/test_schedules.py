@@ -88,6 +88,9 @@ def test_options_have_defaults_and_checks():
     ):
         with pytest.raises(UsageError, match=r"Wrong value of `\w+` of schedule.*default"):
             parse(text)
+    for text in ("step:every", "step:every=2,every=3"):
+        with pytest.raises(UsageError, match=r"Wrong option of schedule 'step': every.*each key"):
+            parse(text)
 
 
 def test_the_recipe_takes_what_fit_takes():
