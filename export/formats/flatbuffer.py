@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def parse(content: bytes) -> Any:
 
 
 def pack(model: Any) -> bytes:
-    """Returns the tree of objects as a flatbuffer: its buffers aligned, equal vectors shared."""
+    """Returns the tree of objects as a flatbuffer: its buffers aligned, equal parts shared."""
     for buffer in model.buffers:
         buffer.Pack = _aligned(buffer)
     builder = _sharing_builder()
@@ -41,26 +42,39 @@ def pack(model: Any) -> bytes:
 
 
 def _sharing_builder() -> Any:
-    """Returns a builder that writes equal vectors of numbers once, and points there again.
+    """Returns a builder that writes equal parts once, and points there again.
 
-    A tensor quantized per channel has a zero point for each channel, 8 bytes that are all 0: in
-    a small file these are many.
+    A tensor quantized per channel has a zero point for each channel, 8 bytes that are all 0;
+    pooling has the scale of its input, and layers of a kind have the same options: in a small
+    file these are many. A part is a vector of numbers, a text, or a table, whose key has the
+    places that it points to instead of its distances to them.
     """
     import flatbuffers  # type: ignore[import-untyped]  # comes with LiteRT
 
     class Sharing(flatbuffers.Builder):
         def __init__(self) -> None:
             super().__init__(1024)
-            self.written: dict[tuple[int, int, bytes], int] = {}
+            self.written: dict[tuple[Any, ...], int] = {}
             self.vector: tuple[int, int, int] | None = None
+            self.pointers: list[tuple[int, int]] = []
+
+        def CreateString(self, s: Any, *args: Any) -> int:  # noqa: N802
+            if (s,) not in self.written:
+                self.written[s,] = super().CreateString(s, *args)
+            return self.written[s,]
 
         def StartVector(self, size: int, count: int, alignment: int) -> Any:  # noqa: N802
             self.began, self.vector = self.Offset(), (size, count, alignment)
             return super().StartVector(size, count, alignment)
 
+        def StartObject(self, count: int) -> None:  # noqa: N802
+            self.began, self.pointers = self.Offset(), []
+            super().StartObject(count)
+
         def PrependUOffsetTRelative(self, offset: int) -> None:  # noqa: N802
             self.vector = None  # Bytes that point mean something else in another place.
             super().PrependUOffsetTRelative(offset)
+            self.pointers.append((self.Offset(), offset))
 
         def EndVector(self) -> int:  # noqa: N802
             made: int = super().EndVector()
@@ -69,7 +83,19 @@ def _sharing_builder() -> Any:
             size, count, alignment = self.vector
             self.vector, begin = None, self.Head() + 4  # behind the length
             content = bytes(self.Bytes[begin : begin + size * count])
-            known = self.written.setdefault((size, alignment, content), made)
+            return self._once((size, alignment, content), made)
+
+        def EndObject(self) -> int:  # noqa: N802
+            made: int = super().EndObject()
+            start, end = len(self.Bytes) - made, len(self.Bytes) - self.began
+            content = self.Bytes[start:end]
+            layout = made + int.from_bytes(content[:4], "little", signed=True)
+            for place, offset in ((made, layout), *self.pointers):
+                content[made - place : made - place + 4] = offset.to_bytes(4, "little")
+            return self._once(("table", bytes(content)), made)
+
+        def _once(self, key: tuple[Any, ...], made: int) -> int:
+            known = self.written.setdefault(key, made)
             if known != made:
                 self.head = len(self.Bytes) - self.began
             return known
@@ -98,40 +124,90 @@ def _aligned(buffer: Any) -> Any:
 
 
 def finish(content: bytes, meta: Metadata) -> bytes:
-    """Returns the file with short tensor names and `meta` inside; it computes the same.
+    """Returns the file without what no runtime needs, and with `meta` inside; it computes the same.
 
     The names that the converter leaves are paths in the Python code: they cost kilobytes in
-    a small file and no runtime needs them. Input and output get their stable names.
+    a small file. Only input and output keep one, which is stable.
     """
     from ai_edge_litert import schema_py_generated as schema
 
     model = parse(content)
-    for graph in model.subgraphs:
-        for index, tensor in enumerate(graph.tensors):
-            # As long as an empty name, after alignment, and still unique.
-            tensor.name = str(index).encode()
+    _drop_flattening(model)
+    _keep_used(model)
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        tensor.name = None
+        if tensor.shape is not None and len(tensor.shape):
+            tensor.hasRank = False  # It tells a shape without dimensions from no shape.
+        if tensor.quantization is not None and tensor.quantization.scale is None:
+            tensor.quantization = None
     main = model.subgraphs[0]
     main.tensors[main.inputs[0]].name = INPUT.encode()
     main.tensors[main.outputs[0]].name = OUTPUT.encode()
 
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(meta.dumps().encode(), np.uint8)
-    entry.name, entry.buffer = KEY.encode(), _keep_used(model)
+    entry.name, entry.buffer = KEY.encode(), len(model.buffers)
     model.buffers.append(buffer)
     # What the converter says of itself is of no use to a runtime.
     model.metadata, model.description = [entry], None
     return pack(model)
 
 
-def _keep_used(model: Any) -> int:
-    """Drops buffers that nothing uses, lets tensors without data share one; returns how many."""
+def _drop_flattening(model: Any) -> None:
+    """Takes out each RESHAPE in front of a FULLY_CONNECTED, which takes its input as a row."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    codes = [code.builtinCode for code in model.operatorCodes]
+    named = schema.BuiltinOperator
+    for graph in model.subgraphs:
+        readers = collections.defaultdict(list)
+        for op in graph.operators:
+            for index in op.inputs:
+                readers[index].append(op)
+        for op in list(graph.operators):
+            flat = op.outputs[0]
+            if codes[op.opcodeIndex] != named.RESHAPE or len(readers[flat]) != 1:
+                continue
+            (reader,) = readers[flat]
+            if codes[reader.opcodeIndex] != named.FULLY_CONNECTED or flat in graph.outputs:
+                continue
+            row = graph.tensors[flat].shape[1:]
+            weights = graph.tensors[reader.inputs[1]].shape
+            if np.array_equal(row, weights[1:]) and not reader.builtinOptions.keepNumDims:
+                reader.inputs = [op.inputs[0], *reader.inputs[1:]]
+                graph.operators.remove(op)
+
+
+def _keep_used(model: Any) -> None:
+    """Drops the tensors, ops and buffers that nothing uses; tensors without data share one."""
+    for number, graph in enumerate(model.subgraphs):
+        ends = [
+            (holder, field)
+            for holder in (graph, *graph.operators)
+            for field in ("inputs", "outputs", "intermediates")
+            if getattr(holder, field, None) is not None
+        ]
+        used = {int(i) for end in ends for i in getattr(*end) if i >= 0}
+        place = {old: new for new, old in enumerate(sorted(used))} | {-1: -1}  # -1 is none
+        graph.tensors = [graph.tensors[old] for old in sorted(used)]
+        for end in ends:
+            setattr(*end, [place[int(i)] for i in getattr(*end)])
+        for signature in model.signatureDefs or ():
+            for end in (*signature.inputs, *signature.outputs):
+                if signature.subgraphIndex == number:
+                    end.tensorIndex = place[end.tensorIndex]
+
+    ops = [op for graph in model.subgraphs for op in graph.operators]
+    codes = sorted({op.opcodeIndex for op in ops})
+    model.operatorCodes = [model.operatorCodes[old] for old in codes]
+    for op in ops:
+        op.opcodeIndex = codes.index(op.opcodeIndex)
+
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
-    used = {t.buffer for t in tensors if model.buffers[t.buffer].data is not None}
-    place = {old: new for new, old in enumerate(sorted(used), 1)}  # 0 is the empty one
-    model.buffers = [model.buffers[0], *(model.buffers[old] for old in sorted(used))]
+    buffers = sorted({t.buffer for t in tensors if model.buffers[t.buffer].data is not None})
+    model.buffers = [model.buffers[old] for old in (0, *buffers)]  # 0 is the empty one
     for tensor in tensors:
-        tensor.buffer = place.get(tensor.buffer, 0)
-    return len(model.buffers)
+        tensor.buffer = buffers.index(tensor.buffer) + 1 if tensor.buffer in buffers else 0
 
 
 def read_metadata(path: Path) -> Metadata | None:

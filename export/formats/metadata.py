@@ -38,7 +38,7 @@ class Metadata:
     version: str = cnnkit.__version__
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
 
 
 def of(

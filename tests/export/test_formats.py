@@ -17,6 +17,7 @@ from export.formats import onnx
 from export.formats import saved_model
 from export.formats import tflite
 from export.formats import trace
+from tests.contracts.parts import perturb
 from tests.export import networks
 
 pytestmark = pytest.mark.export
@@ -202,7 +203,7 @@ def test_finish_changes_no_output_and_aligns_the_buffers(model):
             rows.append(runner.get_tensor(o["index"]).copy())
         return np.concatenate(rows)
 
-    for variant in ("float32", "int8"):
+    for variant in tflite.VARIANTS:
         content, _ = _raw(model, variant)
         finished = flatbuffer.finish(content, metadata.of(model, networks.LABELS, "letterbox"))
         np.testing.assert_array_equal(outputs(content), outputs(finished))
@@ -229,6 +230,45 @@ def test_equal_vectors_are_written_once(model):
             tensor.quantization.zeroPoint = tensor.quantization.zeroPoint + number
     assert spared > 0
     assert plain + spared <= len(flatbuffer.pack(distinct))
+
+
+def test_equal_tables_are_written_once(model):
+    from ai_edge_litert import schema_py_generated as schema
+
+    finished = _finished(model, "int8")
+    graph = schema.Model.GetRootAs(finished, 0).Subgraphs(0)
+    found = [graph.Tensors(k).Quantization() for k in range(graph.TensorsLength())]
+    tables = [table for table in found if table is not None]
+    contents = {
+        (*table.ScaleAsNumpy(), *table.ZeroPointAsNumpy(), table.QuantizedDimension())
+        for table in tables
+    }
+    assert len({table._tab.Pos for table in tables}) == len(contents) < len(tables)
+
+
+def test_only_input_and_output_have_a_name(model):
+    tensors = flatbuffer.parse(_finished(model, "int8")).subgraphs[0].tensors
+    names = [tensor.name for tensor in tensors]
+    assert sorted(filter(None, names)) == [b"image", b"probabilities"]
+
+
+@pytest.mark.parametrize(("shared", "flattenings"), [(False, 0), (True, 1)])
+def test_flattening_is_left_to_a_dense_layer_that_alone_reads_it(shared, flattenings):
+    from ai_edge_litert import schema_py_generated as schema
+
+    image = keras.Input(networks.SHAPE, name="image")
+    flat = layers.Flatten(name="flat")(layers.MaxPooling2D(4, name="pool")(image))
+    x = layers.Dense(64, activation="relu", name="hidden")(flat)
+    x = layers.Multiply(name="both")([x, flat]) if shared else x
+    x = layers.Dense(3, activation="softmax", name="probabilities")(x)
+    model = flatbuffer.parse(_finished(perturb(keras.Model(image, x)), "int8"))
+    codes = [model.operatorCodes[op.opcodeIndex].builtinCode for op in model.subgraphs[0].operators]
+    assert codes.count(schema.BuiltinOperator.RESHAPE) == flattenings
+    assert {code.builtinCode for code in model.operatorCodes} == set(codes)
+
+
+def _finished(model, variant):
+    return flatbuffer.finish(_raw(model, variant)[0], metadata.of(model, None, None))
 
 
 def _raw(model, variant):
