@@ -217,15 +217,20 @@ def _trainer(
     reporter: Reporter,
 ) -> Callable[..., keras.Model]:
     from cnnkit.training.fit import fit
+    from cnnkit.training.objective import beyond_logits
     from cnnkit.training.objective import loss_of
+    from cnnkit.training.objective import wrap_of
 
     dataset, options = subject.dataset, recipe.compress
+    lesson = _lesson(subject, options)
+    special = beyond_logits(recipe)
+    if lesson and special:
+        reporter.warn(f"fine-tuning learns from the teacher, and not by {special}")
     defaults = {
         **recipe.train.model_dump(),
         "warmup_epochs": 0,
         "loss": None if dataset is None else loss_of(recipe, dataset),
         "patience": recipe.guard.patience,
-        "wrap": _lesson(subject, options),
         "reporter": reporter,
     }
     if options.finetune_epochs is not None:
@@ -233,9 +238,19 @@ def _trainer(
     if options.finetune_lr is not None:
         defaults["lr"] = options.finetune_lr
 
+    def wrap(model: keras.Model, dataset: Dataset, epochs: int) -> Any:
+        if lesson:
+            return lesson
+        try:
+            return wrap_of(recipe, dataset, model, epochs)
+        except UsageError as error:
+            reporter.warn(f"fine-tuning does not learn by {special}: {error}")
+            return None
+
     def train(model: keras.Model, **changes: Any) -> keras.Model:
         arguments = {**defaults, **changes}
         if dataset is not None and arguments["epochs"]:
+            arguments["wrap"] = wrap(model, dataset, arguments["epochs"])
             kept = filter(None, (invariant.keeper(model) for invariant in invariants))
             callbacks = [*arguments.pop("callbacks", ()), *kept]
             fit(model, dataset, callbacks=callbacks, **arguments)

@@ -43,24 +43,41 @@ def loss_of(recipe: Recipe, dataset: Dataset) -> keras.losses.Loss:
     return _Sum(loss, losses.CostMatrix(_costs(chosen.cost, dataset)))
 
 
+def beyond_logits(recipe: Recipe) -> str:
+    """Returns what a recipe minimises that logits do not tell, as its keys; "" if there is none."""
+    chosen, parts = recipe.loss, []
+    if chosen.name == "large_margin":
+        parts.append(f"loss.name={chosen.name}")
+    if chosen.center_weight:
+        parts.append(f"loss.center_weight={chosen.center_weight:g}")
+    return " and ".join(parts)
+
+
 def wrap_of(
-    recipe: Recipe, dataset: Dataset, model: keras.Model
+    recipe: Recipe, dataset: Dataset, model: keras.Model, epochs: int | None = None
 ) -> Callable[[keras.Model], keras.Model] | None:
     """Returns the `wrap` under which `fit` minimises what logits do not tell, or None.
+
+    Args:
+        recipe: What is minimised.
+        dataset: What is trained on.
+        model: Functional classifier that is trained.
+        epochs: Of this training; None takes the recipe's.
 
     Raises:
         UsageError: If `model` has no Dense layer that makes its logits.
     """
-    chosen, batch_size = recipe.loss, recipe.train.batch_size
-    if chosen.name != "large_margin" and not chosen.center_weight:
+    if not beyond_logits(recipe):
         return None
+    chosen, batch_size = recipe.loss, recipe.train.batch_size
     features = classifier(logits(model))[1].shape[-1]
     margin = center = None
     if chosen.name == "large_margin":
         margin = losses.LargeMarginSoftmax(chosen.margin, label_smoothing=chosen.label_smoothing)
     if chosen.center_weight:
         center = losses.CenterLoss(model.output_shape[-1], features)
-    steps = math.ceil(len(dataset.labels("train")) / batch_size) * recipe.train.epochs
+    epochs = recipe.train.epochs if epochs is None else epochs
+    steps = math.ceil(len(dataset.labels("train")) / batch_size) * epochs
     return lambda net: FeatureTrainer(net, margin, center, chosen.center_weight, steps)
 
 

@@ -21,8 +21,9 @@ from tests.export import corners
 HALF = "prune-filters:ratio=0.5"
 
 
-def recipe(**options):
-    return resolve(compress={"finetune_epochs": 2, "finetune_lr": 1e-4, **options}).recipe
+def recipe(*sets, **options):
+    chosen = {"finetune_epochs": 2, "finetune_lr": 1e-4, **options}
+    return resolve(sets=sets, compress=chosen).recipe
 
 
 class Told:
@@ -33,7 +34,10 @@ class Told:
             self.notes.append,
             self.epochs.append,
         )
-        self.warn = self.note
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 @dataclass
@@ -133,6 +137,46 @@ def test_a_pass_learns_from_training_pictures_only(no_finetuning):
     assert (step.seen.x, step.seen.y) == (None, None)
     model = no_finetuning.model
     assert step.seen.recover(model) is model
+
+
+def finetuned(subject, *sets):
+    """Returns the features of the training pictures, and the logits, after the last epoch."""
+    step = Does(copy)
+    compress(replace(subject, recipe=recipe(*sets, finetune_epochs=0)), [step])
+    model = step.seen.train(copy(subject.model), epochs=4, lr=1e-2, keep_best=False)
+    ends = [model.get_layer(name).output for name in ("flat", "logits")]
+    return keras.Model(model.inputs[0], ends).predict(step.seen.x, verbose=0), step.seen.y
+
+
+def test_finetuning_draws_classes_together_if_the_recipe_does(subject):
+    """9.1.5: the centre loss, which needs the features."""
+    found = []
+    for weight in (0, 1):
+        (f, _), y = finetuned(subject, f"loss.center_weight={weight}")
+        found.append(np.mean([f[y == c].var(0).sum() for c in range(3)]))
+    assert found[1] < 0.5 * found[0], found
+
+
+def test_finetuning_keeps_the_large_margin(subject):
+    """9.1.4: what it minimises is not the cross-entropy."""
+    (_, plain), _ = finetuned(subject)
+    (_, margin), _ = finetuned(subject, "loss.name=large_margin", "loss.margin=4")
+    assert abs(plain - margin).max() > 0.1
+
+
+def test_what_finetuning_cannot_minimise_is_told(subject):
+    told = Told()
+    chosen = recipe("loss.name=large_margin", "loss.center_weight=0.1", teacher="original")
+    compress(replace(subject, recipe=chosen), [HALF], reporter=told)
+    assert told.warnings == [
+        "fine-tuning learns from the teacher, and not by loss.name=large_margin and "
+        "loss.center_weight=0.1"
+    ]
+    told.warnings.clear()
+    chosen = recipe("loss.center_weight=0.1", finetune_epochs=1)
+    compress(replace(subject, recipe=chosen), ["qat"], reporter=told)
+    (text,) = told.warnings
+    assert text.startswith("fine-tuning does not learn by loss.center_weight=0.1: The loss needs a")
 
 
 def test_no_passes_measure_the_model_only(no_finetuning):
