@@ -9,16 +9,18 @@ import numpy as np
 from keras import ops
 
 from cnnkit import checks
-from cnnkit import registry
 from cnnkit.analysis.functional import graph_of
 from cnnkit.analysis.gradients import gradient
+from cnnkit.analysis.maps import maps_of
 from cnnkit.errors import UsageError
 from cnnkit.types import Tensor
 
 _RELUS = (keras.activations.relu, keras.activations.relu6)
 
 
-def deconvnet(model: keras.Model, pictures: np.ndarray, layer: str, channel: int) -> np.ndarray:
+def deconvnet(
+    model: keras.Model, pictures: np.ndarray, layer: str | None, channel: int
+) -> np.ndarray:
     """Returns the strongest activation of a channel, projected back to the pixels of each picture.
 
     All other activations of the layer are set to zero, and the layers below are run backwards:
@@ -28,14 +30,14 @@ def deconvnet(model: keras.Model, pictures: np.ndarray, layer: str, channel: int
     Args:
         model: Functional or sequential model of pictures.
         pictures: As the model takes them, `(n, height, width, channels)`.
-        layer: Name of a layer whose output is `(height, width, channels)`.
+        layer: Name of a layer whose output is `(height, width, channels)`; None takes the last.
         channel: Of that layer, counted from 0.
 
     Returns:
         Arrays of the shape of `pictures`, positive and negative.
 
     Raises:
-        UsageError: If there is no such layer.
+        UsageError: If there is no such layer, or its output has no places.
         ValueError: If there is no such channel.
 
     Reference:
@@ -45,14 +47,9 @@ def deconvnet(model: keras.Model, pictures: np.ndarray, layer: str, channel: int
     graph = graph_of(model)
     if graph is None:
         raise UsageError("A deconvnet needs a functional model", received=type(model).__name__)
-    registry.known("layer", layer, [each.name for each in graph.layers])
-    shape = graph.get_layer(layer).output.shape
-    if len(shape) != 4:
-        raise UsageError(
-            "There are no maps to project", where=layer, expected="(height, width, channels)"
-        )
-    checks.integer("deconvnet", "channel", channel, 0, shape[-1] - 1)
-    below = keras.Model(graph.inputs[0], graph.get_layer(layer).output)
+    maps = maps_of(graph, layer)
+    checks.integer("deconvnet", "channel", channel, 0, maps.shape[-1] - 1)
+    below = keras.Model(graph.inputs[0], maps)
     backwards = keras.models.clone_model(below, clone_function=_rectifying)
     backwards.set_weights(below.get_weights())
     x = ops.convert_to_tensor(pictures, dtype="float32")

@@ -7,12 +7,12 @@ import math
 import numpy as np
 from PIL import Image
 
-# Heat maps of small pictures are drawn at this size at least, in pixels.
+# Small pictures are drawn at this size at least, in pixels.
 SIDE = 224
 
 
-def overlay(picture: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> Image.Image:
-    """Returns a picture, and beside it the same under its heat map.
+def blended(picture: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """Returns a picture under its heat map: `(height, width, 3)` in [0, 255].
 
     Args:
         picture: Raw pixels `(height, width, channels)` with one or three channels.
@@ -22,10 +22,20 @@ def overlay(picture: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> Ima
     import matplotlib
 
     colours = matplotlib.colormaps["jet"](np.asarray(heat))[..., :3] * 255
+    return np.asarray((1 - strength) * picture + strength * colours)
+
+
+def overlay(picture: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> Image.Image:
+    """Returns a picture, and beside it the same under its heat map, as in `blended`."""
     plain = np.broadcast_to(np.asarray(picture, np.float64), (*heat.shape, 3))
-    pair = np.concatenate([plain, (1 - strength) * plain + strength * colours], 1)
+    pair = np.concatenate([plain, blended(picture, heat, strength)], 1)
     image = Image.fromarray(np.clip(np.rint(pair), 0, 255).astype(np.uint8))
-    times = max(1, math.ceil(SIDE / min(heat.shape)))
+    return enlarged(image, min(heat.shape))
+
+
+def enlarged(image: Image.Image, side: int) -> Image.Image:
+    """Returns an image whose pixels are so many times larger that `side` of them make `SIDE`."""
+    times = max(1, math.ceil(SIDE / side))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 

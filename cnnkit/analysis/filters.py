@@ -8,6 +8,7 @@ from keras import ops
 
 from cnnkit import checks
 from cnnkit import registry
+from cnnkit.analysis.maps import maps_of
 from cnnkit.errors import UsageError
 
 # Wei 2017, section 2.3.2: all edges, horizontal ones and vertical ones.
@@ -40,41 +41,37 @@ def first_filters(model: keras.Model) -> np.ndarray:
     Each is scaled to [0, 1], 0.5 being zero.
 
     Raises:
-        UsageError: If the model has no convolution.
+        UsageError: If the model has no convolution of grey or colour pictures.
     """
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
+        if isinstance(layer, keras.layers.Conv2D) and layer.kernel.shape[2] in (1, 3):
             kernel = np.transpose(np.asarray(layer.kernel), (3, 0, 1, 2))
             most = np.abs(kernel).max((1, 2, 3), keepdims=True)
             return 0.5 + 0.5 * kernel / np.where(most > 0, most, 1)
-    raise UsageError("The model has no convolution", where=model.name)
+    raise UsageError("The model has no convolution of 1 or 3 channels", where=model.name)
 
 
-def activation_maps(model: keras.Model, pictures: np.ndarray, layer: str) -> np.ndarray:
-    """Returns the output of a layer, `(n, height, width, channels)`.
+def activation_maps(
+    model: keras.Model, pictures: np.ndarray, layer: str | None = None
+) -> np.ndarray:
+    """Returns the output of a layer, `(n, height, width, channels)`; None takes the last maps.
 
     Raises:
         UsageError: If there is no such layer, or its output has no places.
     """
-    registry.known("layer", layer, [each.name for each in model.layers])
-    output = model.get_layer(layer).output
-    if len(output.shape) != 4:
-        raise UsageError(
-            "There are no maps to look at", where=layer, expected="(height, width, channels)"
-        )
-    seen = keras.Model(model.inputs[0], output)
+    seen = keras.Model(model.inputs[0], maps_of(model, layer))
     return np.asarray(seen.predict(np.asarray(pictures, np.float32), verbose=0))
 
 
 def top_pictures(
-    model: keras.Model, pictures: np.ndarray, layer: str, count: int = 9
+    model: keras.Model, pictures: np.ndarray, layer: str | None = None, count: int = 9
 ) -> np.ndarray:
     """Returns for each channel which pictures it answers to most, strongest first.
 
     Args:
         model: Functional or sequential model of pictures.
         pictures: As the model takes them.
-        layer: Name of a layer whose output is `(height, width, channels)`.
+        layer: Name of a layer whose output is `(height, width, channels)`; None takes the last.
         count: Pictures for each channel, at least 1.
 
     Returns:

@@ -11,10 +11,10 @@ import numpy as np
 from keras import ops
 
 from cnnkit import checks
-from cnnkit import registry
 from cnnkit.analysis.gradients import gradient
 from cnnkit.analysis.logits import logits
 from cnnkit.analysis.logits import origin
+from cnnkit.analysis.maps import maps_of
 from cnnkit.errors import UsageError
 from cnnkit.types import Tensor
 
@@ -49,7 +49,7 @@ def class_activation_map(
     both = keras.Model(net.inputs[0], [maps[0], net.outputs[0]])
     features, scores = both(_tensor(pictures), training=False)
     weights = ops.take(ops.transpose(dense.kernel), _classes(scores, classes), axis=0)
-    return _finished(ops.sum(features * weights[:, None, None], -1), pictures)
+    return over_pictures(ops.sum(features * weights[:, None, None], -1), pictures)
 
 
 def grad_cam(
@@ -75,7 +75,7 @@ def grad_cam(
     """
     features, slopes = _features_and_slopes(model, pictures, classes, layer)
     weights = ops.mean(slopes, (1, 2), keepdims=True)
-    return _finished(ops.sum(weights * features, -1), pictures)
+    return over_pictures(ops.sum(weights * features, -1), pictures)
 
 
 def grad_cam_plus_plus(
@@ -108,7 +108,7 @@ def grad_cam_plus_plus(
     below = 2 * slopes**2 + sums * slopes**3
     alphas = ops.where(below != 0, slopes**2 / ops.where(below != 0, below, 1), 0)
     weights = ops.sum(alphas * ops.relu(slopes), (1, 2), keepdims=True)
-    return _finished(ops.sum(weights * features, -1), pictures)
+    return over_pictures(ops.sum(weights * features, -1), pictures)
 
 
 def occlusion(
@@ -159,6 +159,19 @@ def occlusion(
     return _scaled(fallen / covers)
 
 
+def over_pictures(maps: Tensor, pictures: np.ndarray) -> np.ndarray:
+    """Returns maps `(n, …)` at the size of pictures, from 0 for what is not positive to 1.
+
+    Args:
+        maps: `(n, height, width)`.
+        pictures: `(…, height, width, channels)`.
+    """
+    maps = np.maximum(np.asarray(maps), 0)
+    size = pictures.shape[-3:-1]
+    large = ops.image.resize(maps[..., None], size, interpolation="bilinear")
+    return _scaled(np.asarray(large)[..., 0])
+
+
 def _starts(length: int, side: int, step: int) -> list[int]:
     return sorted({*range(0, length - side, step), length - side})
 
@@ -168,7 +181,7 @@ def _features_and_slopes(
 ) -> tuple[Tensor, Tensor]:
     """Returns the maps of a layer, and the gradient of the chosen logits by them."""
     net = logits(model)
-    maps = _maps(net, layer)
+    maps = maps_of(net, layer)
     try:
         head = keras.Model(maps, net.outputs[0])
     except ValueError:
@@ -184,37 +197,12 @@ def _features_and_slopes(
     return features, slopes
 
 
-def _maps(net: keras.Model, layer: str | None) -> Tensor:
-    if layer is not None:
-        registry.known("layer", layer, [each.name for each in net.layers])
-        tensor = net.get_layer(layer).output
-    else:
-        tensor = net.outputs[0]
-        while len(tensor.shape) != 4 and (inputs := origin(tensor)[1]):
-            tensor = inputs[0]
-    if len(tensor.shape) != 4:
-        raise UsageError(
-            "There are no maps to look at",
-            where=layer or net.name,
-            expected="a layer whose output is (height, width, channels)",
-            received=tuple(tensor.shape[1:]),
-        )
-    return tensor
-
-
 def _tensor(pictures: np.ndarray) -> Tensor:
     return ops.convert_to_tensor(pictures, dtype="float32")
 
 
 def _classes(scores: Tensor, classes: np.ndarray | None) -> Tensor:
     return ops.argmax(scores, -1) if classes is None else ops.convert_to_tensor(classes, "int32")
-
-
-def _finished(maps: Tensor, pictures: np.ndarray) -> np.ndarray:
-    maps = np.maximum(np.asarray(maps), 0)
-    size = pictures.shape[1:3]
-    large = ops.image.resize(maps[..., None], size, interpolation="bilinear")
-    return _scaled(np.asarray(large)[..., 0])
 
 
 def _scaled(maps: np.ndarray) -> np.ndarray:

@@ -65,13 +65,15 @@ def test_shows_the_line_that_the_channel_looks_for():
     pixels = deconvnet(corner.net(), corner.pictures()[:1], "relu", 0)[0, ..., 0]
     assert pixels[1:7, 3].max() == pixels.max() > 0
     assert np.abs(pixels[8:, 8:]).max() == 0
+    last = deconvnet(corner.net(), corner.pictures()[:1], None, 0)
+    np.testing.assert_array_equal(last[0, ..., 0], pixels)
 
 
 def test_errors():
     model, x = corner.net(), corner.pictures()
     with pytest.raises(UsageError, match=r"Unknown layer 'con'.*conv"):
         deconvnet(model, x, "con", 0)
-    with pytest.raises(UsageError, match="no maps to project: logits"):
+    with pytest.raises(UsageError, match="no maps to look at: logits"):
         deconvnet(model, x, "logits", 0)
     with pytest.raises(ValueError, match=r"`channel` of deconvnet must be an integer in \[0, 1\]"):
         deconvnet(model, x, "conv", 2)

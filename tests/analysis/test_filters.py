@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -30,6 +31,9 @@ def test_first_filters_are_pictures_around_grey():
     found = filters.first_filters(corner.net())
     assert found.shape == (2, 3, 3, 1)
     np.testing.assert_allclose(found[0, 0, :, 0], [0.25, 1.0, 0.25])
+    five = keras.Sequential([keras.Input((8, 8, 5)), keras.layers.Conv2D(2, 3)])
+    with pytest.raises(UsageError, match="no convolution of 1 or 3 channels"):
+        filters.first_filters(five)
 
 
 def test_top_pictures_and_activation_maps():
@@ -40,6 +44,7 @@ def test_top_pictures_and_activation_maps():
     x[2, 12, 4:12] = 250  # and a horizontal one
     maps = filters.activation_maps(corner.net(), x, "relu")
     assert maps.shape == (4, 16, 16, 2)
+    np.testing.assert_array_equal(filters.activation_maps(corner.net(), x), maps)
     top = filters.top_pictures(corner.net(), x, "relu", 3)
     assert top[0].tolist() == [1, 3, 2]
     assert top[1, 0] == 2
