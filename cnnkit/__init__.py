@@ -20,6 +20,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _SUBPACKAGES = (
     "analysis",
+    "augmentation",
     "blocks",
     "constraints",
     "data",

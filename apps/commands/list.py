@@ -13,6 +13,7 @@ from cnnkit import registry
 
 # Word of the command line -> package whose import registers the parts, and their registry kind.
 PARTS = {
+    "augments": ("cnnkit.augmentation", "augmentation"),
     "blocks": ("cnnkit.blocks", "block"),
     "constraints": ("cnnkit.constraints", "constraint"),
     "initializers": ("cnnkit.initializers", "initializer"),
