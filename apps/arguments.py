@@ -19,7 +19,7 @@ Data = Annotated[
     str | None,
     typer.Argument(
         help="A folder with one sub-folder per class, a .npz with x and y, a folder of MNIST IDX "
-        "files, or the word digits.",
+        "files, a pattern of TFRecord files in quotes, or the word digits.",
         metavar="DATA",
     ),
 ]

@@ -169,6 +169,8 @@ def load_dataset(
             split=recipe.data.split,
             seed=recipe.train.seed,
             on_bad_image=recipe.data.on_bad_image,
+            group_by=recipe.data.group_by,
+            near_dups=recipe.data.near_dups,
         )
     if manifest is None:
         return None

@@ -16,11 +16,25 @@ from cnnkit.errors import UsageError
 if TYPE_CHECKING:
     from cnnkit.data import Manifest
 
+_SHOWN = 200
+
 
 def check(
     data: Annotated[str, typer.Argument(help="Labelled pictures.", metavar="DATA")],
     split: Annotated[str, typer.Option(help="Fractions of train, val and test.")] = "0.7/0.15/0.15",
     seed: arguments.Seed = None,
+    group_by: Annotated[
+        str,
+        typer.Option(
+            help="Pictures of one group go to one split: a regular expression that finds the "
+            "group's name in a path, or the word folder.",
+            metavar="REGEX",
+            show_default=False,
+        ),
+    ] = "",
+    near_dups: Annotated[
+        bool, typer.Option("--near-dups", help="Look for near copies, and keep them together.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Writes the manifest there.")
     ] = None,
@@ -35,7 +49,9 @@ def check(
         fractions = tuple(map(float, split.split("/")))
     except ValueError:
         raise UsageError("Wrong split", expected="such as 0.7/0.15/0.15", received=split) from None
-    manifest = cnnkit.data.check(data, split=fractions, seed=seed or 0)
+    manifest = cnnkit.data.check(
+        data, split=fractions, seed=seed or 0, group_by=group_by, near_dups=near_dups
+    )
     show(manifest)
     if out is not None:
         manifest.save(out)
@@ -50,17 +66,32 @@ def check(
 
 
 def show(manifest: Manifest) -> None:
-    """Prints the classes, the splits and every problem."""
+    """Prints the classes, the splits, the sizes and the problems."""
     counts = manifest.counts()
     console.table(
         manifest.summary(),
         ["class", *counts],
         [[name, *(c[name] for c in counts.values())] for name in manifest.classes],
     )
+    found = manifest.statistics
+    if found is not None:
+        console.table(
+            f"Sizes in pixels; {found.odd_aspect} of odd aspect, {found.groups} groups",
+            ["", "smallest", "median", "largest"],
+            [
+                [name, spread.min, spread.median, spread.max]
+                for name, spread in (
+                    ("width", found.width),
+                    ("height", found.height),
+                    ("width / height", found.aspect),
+                )
+            ],
+        )
     problems = manifest.problems
     if problems:
+        more = len(problems) - _SHOWN
         console.table(
-            "Problems",
+            f"Problems, of which {more} more are in the manifest (-o)" if more > 0 else "Problems",
             ["path", "what", "why", "action"],
-            [[p.path, p.code, p.reason, p.action] for p in problems],
+            [[p.path, p.code, p.reason, p.action] for p in problems[:_SHOWN]],
         )

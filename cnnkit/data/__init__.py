@@ -10,3 +10,4 @@ from cnnkit.data.manifest import Problem as Problem
 from cnnkit.data.pictures import RESIZE_RULES as RESIZE_RULES
 from cnnkit.data.pictures import PictureError as PictureError
 from cnnkit.data.pictures import decode as decode
+from cnnkit.data.tfrecord_writer import write_tfrecords as write_tfrecords

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from cnnkit import files
+from cnnkit.data import near
+from cnnkit.data import pictures
 from cnnkit.data.manifest import Item
 from cnnkit.data.manifest import Split
 from cnnkit.data.manifest import printable
@@ -44,10 +46,16 @@ class Arrays:
     splits: list[Split]
     files: dict[str, str]
 
-    def items(self) -> list[Item]:
-        """Returns an item a picture, with the hash of its pixels."""
+    def items(self, *, hashed: bool = False) -> list[Item]:
+        """Returns an item a picture, with the hash of its pixels, and its perceptual one."""
         return [
-            Item(str(i), int(label), split, hashlib.sha256(pixels.tobytes()).hexdigest())
+            Item(
+                str(i),
+                int(label),
+                split,
+                hashlib.sha256(pixels.tobytes()).hexdigest(),
+                phash=near.perceptual_hash(pictures.of_pixels(pixels)) if hashed else "",
+            )
             for i, (pixels, label, split) in enumerate(
                 zip(self.x, self.y, self.splits, strict=True)
             )

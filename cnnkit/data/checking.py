@@ -3,13 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from cnnkit import registry
 from cnnkit.data import arrays
 from cnnkit.data import folder
+from cnnkit.data import groups
+from cnnkit.data import measure
+from cnnkit.data import near
+from cnnkit.data import tfrecord
 from cnnkit.data.manifest import SPLITS
 from cnnkit.data.manifest import Item
 from cnnkit.data.manifest import Kind
@@ -25,7 +28,7 @@ from cnnkit.errors import UsageError
 DIGITS = "digits"
 _SOURCES = (
     "a folder with one sub-folder per class, a .npz with x and y, a folder of MNIST IDX files, "
-    "or the word digits"
+    "a pattern of TFRecord files such as 'photos-*.tfrecord', or the word digits"
 )
 
 
@@ -35,49 +38,69 @@ def check(
     split: Sequence[float] = (0.7, 0.15, 0.15),
     seed: int = 0,
     on_bad_image: Literal["skip", "fail"] = "skip",
+    group_by: str = "",
+    near_dups: bool = False,
 ) -> Manifest:
     """Opens a data source, verifies every picture and divides them into train, val and test.
 
     Exact copies are dropped, and all copies where their labels disagree. The split is
-    stratified and depends on seed and content alone; splits that the source brings stay.
-    Nothing is changed on disk.
+    stratified and depends on seed and content alone; splits that the source brings stay. A
+    group never straddles splits. Nothing is changed on disk.
 
     Args:
         data: A folder with one sub-folder per class (or with train, val, test that hold
-            these), a `.npz`, a folder of MNIST IDX files, or `digits`.
+            these), a `.npz`, a folder of MNIST IDX files, a pattern of TFRecord files, or
+            `digits`.
         split: Fractions of train, val and test; positive, sum 1.
         seed: Of the split.
         on_bad_image: `skip` leaves bad pictures out and lists them; `fail` refuses the data.
+        group_by: What makes a group: `folder` for the folder that a picture lies in, or a regular
+            expression that is searched for in its path relative to `data`, whose groups (else
+            whose match) name the group; "" for none.
+        near_dups: Whether near copies are looked for, by perceptual hashes; they are a group.
 
     Raises:
         DataError: If the data cannot be used.
         UsageError: If an argument is wrong.
     """
     registry.known("value of on_bad_image", on_bad_image, ("skip", "fail"))
+    if near_dups:
+        near.require()
     fractions = _fractions(split)
     kind, path = _identify(data)
     if kind == "folder":
-        classes, items, problems = _find(Path(path))
+        classes, items, problems = _find(Path(path), hashed=near_dups)
         found: dict = {}
+    elif kind == "tfrecord":
+        records = tfrecord.read(path, hashed=near_dups)
+        classes, items, problems = records.classes, records.items, records.problems
+        found = {"files": records.files, "stamps": records.stamps}
+    elif group_by:
+        raise UsageError("group_by needs pictures with paths", where=printable(path))
     else:
         source = arrays.READERS[kind](path)
-        classes, items, problems = source.classes, source.items(), []
+        classes, items, problems = source.classes, source.items(hashed=near_dups), []
         found = {"shape": source.x.shape[1:], "files": source.files}
-    kept, copies = deduplicate(items, "" if kind == "folder" else "index ")
+    place = "index " if "shape" in found else ""
+    kept, copies = deduplicate(items, place)
     problems += copies
     if on_bad_image == "fail":
         _refuse(problems)
+    if group_by:
+        kept, more = groups.by_path(kept, group_by)
+        problems += more
+    if near_dups:
+        kept, more = groups.by_likeness(kept, place)
+        problems += more
+    kept, leaks = groups.keep_apart(kept, place)
+    problems += leaks
     _require(printable(path), classes, kept, problems)
-    kept = assign(kept, fractions, seed)
-    for name in SPLITS:
-        if not any(item.split == name for item in kept):
-            raise DataError(
-                f"Too few pictures: none is left for {name}",
-                where=printable(path),
-                expected="at least 3 different pictures in one of the classes",
-            )
-    if kind != "folder":
-        kept = [replace(item, sha256="") for item in kept]
+    kept = measure.flag_odd_aspects(assign(kept, fractions, seed))
+    _require_splits(printable(path), kept)
+    statistics = measure.statistics(classes, kept, found.get("shape"))
+    problems += measure.one_sided(statistics.counts)
+    if "shape" in found:  # in columns there is no place for more
+        kept = [Item(item.id, item.label, item.split) for item in kept]
     return Manifest(
         kind=kind,
         path=path,
@@ -86,6 +109,7 @@ def check(
         fractions=fractions,
         items=kept,
         problems=problems,
+        statistics=statistics,
         **found,
     )
 
@@ -105,6 +129,8 @@ def _identify(data: str | Path) -> tuple[Kind, str]:
     if data == DIGITS:
         return "digits", DIGITS
     try:
+        if tfrecord.is_pattern(str(data)) and is_text(data):
+            return "tfrecord", str(Path(data).resolve())
         path = Path(data).resolve(strict=True)
         if not is_text(path):
             raise ValueError("the path is not valid UTF-8")
@@ -126,9 +152,9 @@ def _identify(data: str | Path) -> tuple[Kind, str]:
     raise DataError("Not a data source", where=printable(data), expected=_SOURCES)
 
 
-def _find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
+def _find(root: Path, *, hashed: bool) -> tuple[list[str], list[Item], list[Problem]]:
     try:
-        return folder.find(root)
+        return folder.find(root, hashed=hashed)
     except OSError as error:  # a folder that may be listed but not entered
         raise DataError(
             "Cannot read the folder", where=printable(root), received=error.strerror
@@ -145,6 +171,22 @@ def _refuse(problems: Sequence[Problem]) -> None:
             received=f"{first.code}: {first.reason}",
             todo="repair or remove them, or set on_bad_image to skip",
         )
+
+
+def _require_splits(where: str, items: Sequence[Item]) -> None:
+    """Raises if a split is empty."""
+    grouped = any(item.group for item in items)
+    things = "pictures or groups of pictures" if grouped else "pictures"
+    for name in SPLITS:
+        if not any(item.split == name for item in items):
+            units = {item.group or item.id for item in items}
+            raise DataError(
+                f"Too few {things}: none is left for {name}",
+                where=where,
+                expected=f"at least 3 different {things} in one of the classes",
+                received=f"{len(units)} in all" if grouped else "",
+                todo="let group_by make more groups, smaller ones" if grouped else "",
+            )
 
 
 def _require(

@@ -1,22 +1,30 @@
 """`load`: from a manifest to pixels."""
 
 import hashlib
+import math
 import statistics
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import chain
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cnnkit import checks
 from cnnkit import registry
 from cnnkit.data import arrays
+from cnnkit.data import cache as disk
 from cnnkit.data import pictures
+from cnnkit.data import tfrecord
+from cnnkit.data.manifest import Item
 from cnnkit.data.manifest import Manifest
 from cnnkit.data.manifest import printable
 from cnnkit.errors import DataError
+
+IN_MEMORY = 2**30
+_CHUNK = 1024
 
 
 class Dataset:
@@ -27,6 +35,8 @@ class Dataset:
         image_shape: `(height, width, channels)` of every picture.
         resize: One of `RESIZE_RULES`.
         source: The arrays, where the source is arrays.
+        cache: Folder for splits that do not lie in memory; None is one that goes with this object.
+        in_memory: Bytes of pixels that a split in memory may have; None for any number.
     """
 
     def __init__(
@@ -35,12 +45,16 @@ class Dataset:
         image_shape: tuple[int, int, int],
         resize: str,
         source: arrays.Arrays | None,
+        cache: Path | None = None,
+        in_memory: int | None = IN_MEMORY,
     ) -> None:
         self.manifest = manifest
         self.classes = manifest.classes
         self.image_shape = image_shape
         self.resize = resize
         self._source = source
+        self._cache = cache
+        self._in_memory = math.inf if in_memory is None else in_memory
         self._pixels: dict[str, np.ndarray] = {}
 
     def ids(self, split: str) -> list[str]:
@@ -54,11 +68,14 @@ class Dataset:
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns raw pixels, uint8 `(n, height, width, channels)`, and labels, int64 `(n,)`.
 
+        Pixels that may not lie in memory are a read-only memory map of a file.
+
         Raises:
             DataError: If a picture has become unreadable.
+            CnnkitError: If there is no room for that file.
         """
         if split not in self._pixels:
-            self._pixels[split] = self._decode(self.ids(split))
+            self._pixels[split] = self._decoded(self.manifest.select(split))
         return self._pixels[split], self.labels(split)
 
     def statistics(self) -> tuple[list[float], list[float]]:
@@ -70,24 +87,46 @@ class Dataset:
         values = np.arange(256.0)
         means, deviations = [], []
         for channel in range(x.shape[-1]):
-            counts = np.bincount(x[..., channel].ravel(), minlength=256)
+            counts = np.zeros(256, np.int64)
+            for start in range(0, len(x), _CHUNK):
+                some = x[start : start + _CHUNK, ..., channel]
+                counts += np.bincount(some.ravel(), minlength=256)
             mean = np.average(values, weights=counts)
             variance = np.average((values - mean) ** 2, weights=counts)
             means.append(float(mean))
             deviations.append(float(np.sqrt(variance)) or 1.0)
         return means, deviations
 
-    def _decode(self, ids: list[str]) -> np.ndarray:
+    def _decoded(self, items: list[Item]) -> np.ndarray:
+        shape = (len(items), *self.image_shape)
+        if math.prod(shape) > self._in_memory:
+            if self._cache is None:
+                self._temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+                self._cache = Path(self._temporary.name)
+            path = self._cache / disk.name(self.manifest, items, self.image_shape, self.resize)
+            return disk.mapped(path, shape, self._pictures(items))
+        pixels = np.empty(shape, np.uint8)
+        for k, picture in enumerate(self._pictures(items)):
+            pixels[k] = picture
+        return pixels
+
+    def _pictures(self, items: list[Item]) -> Iterator[np.ndarray]:
+        """Yields the pixels of each item, few of which are in memory at a time."""
         height, width, channels = self.image_shape
         target = ((height, width), channels, self.resize)
         if self._source is None:
-            paths = [Path(self.manifest.path, id) for id in ids]
-            return np.stack(pictures.decode_all(paths, *target))
-        x = self._source.x[[int(id) for id in ids]]
-        if x.shape[1:] == self.image_shape:
-            return x
-        images = (Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in x)
-        return np.stack([pictures.fit(image, *target) for image in images])
+            return pictures.decode_all(contents(self.manifest, items), *target)
+        stored = (self._source.x[int(item.id)] for item in items)
+        if self._source.x.shape[1:] == self.image_shape:
+            return stored
+        return (pictures.fit(pictures.of_pixels(pixels), *target) for pixels in stored)
+
+
+def contents(manifest: Manifest, items: Sequence[Item]) -> Iterator[Path | bytes]:
+    """Yields the encoded picture of each item, or its path; not for arrays."""
+    if manifest.kind == "tfrecord":
+        return tfrecord.contents(manifest, items)
+    return (Path(manifest.path, item.id) for item in items)
 
 
 def load(
@@ -96,8 +135,12 @@ def load(
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
     resize: str = "letterbox",
+    cache: str | Path | None = None,
+    in_memory: int | None = IN_MEMORY,
 ) -> Dataset:
     """Opens the pictures of a manifest, after making sure that they are still the same.
+
+    A file with the size and time of its manifest is not read for that; others are hashed.
 
     Args:
         manifest: What `check` found.
@@ -106,6 +149,9 @@ def load(
             four times), in [32, 64]: what a small net on a small machine can use.
         channels: 1 or 3. Defaults to 1 if every picture is grey, else 3.
         resize: One of `RESIZE_RULES`.
+        cache: Folder for the decoded pictures of splits that do not lie in memory. They stay
+            there, and are taken from there the next time. None is a temporary one.
+        in_memory: Bytes of pixels that a split in memory may have; None for any number.
 
     Raises:
         DataError: If a file is gone or has changed since `check`.
@@ -123,7 +169,8 @@ def load(
     reader = arrays.READERS.get(manifest.kind)
     source = reader(manifest.path) if reader else None
     _require_unchanged(manifest, source)
-    return Dataset(manifest, shape, resize, source)
+    folder = None if cache is None else Path(cache)
+    return Dataset(manifest, shape, resize, source, folder, in_memory)
 
 
 def sample(dataset: Dataset, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,21 +199,32 @@ def _natural_shape(manifest: Manifest) -> tuple[int, int, int]:
 
 def _require_unchanged(manifest: Manifest, source: arrays.Arrays | None) -> None:
     if source:
-        expected, found = manifest.files, source.files
+        found, expected = source.files, manifest.files
+    elif manifest.kind == "tfrecord":
+        found, expected = tfrecord.hashes(manifest), manifest.files
     else:
         expected = {item.id: item.sha256 for item in manifest.items}
-        with ThreadPoolExecutor() as pool:
-            hashes = pool.map(_hash, [Path(manifest.path, id) for id in expected])
-            found = dict(zip(expected, hashes, strict=True))
+        changed = [item for item in manifest.items if not _is_as_known(manifest.path, item)]
+        hashes = pictures.in_parallel(_hash, [Path(manifest.path, item.id) for item in changed])
+        found = expected | dict(zip([item.id for item in changed], hashes, strict=True))
     for name, digest in expected.items():
         now = found.get(name, "the file is gone")
         if now != digest:
             raise DataError(
                 "The data has changed since its manifest was made",
-                where=printable(Path(manifest.path, name)),
+                where=printable(name if manifest.stamps else Path(manifest.path, name)),
                 received="other content" if len(now) == len(digest) else now,
                 todo="put the file back, or run `cnnkit check` again",
             )
+
+
+def _is_as_known(root: str, item: Item) -> bool:
+    """Returns whether size and time of a file are those of the manifest: then so is its content."""
+    try:
+        found = Path(root, item.id).stat()
+    except OSError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
 
 
 def _hash(path: Path) -> str:

@@ -3,10 +3,12 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cnnkit.data import pictures
+from cnnkit.data.manifest import SPLIT_NAMES
 from cnnkit.data.manifest import Action
 from cnnkit.data.manifest import Item
 from cnnkit.data.manifest import Problem
@@ -15,17 +17,10 @@ from cnnkit.data.manifest import is_text
 from cnnkit.data.manifest import printable
 from cnnkit.errors import DataError
 
-_SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 _SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
-def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
+def find(root: Path, *, hashed: bool = False) -> tuple[list[str], list[Item], list[Problem]]:
     """Finds and verifies the pictures of a folder.
 
     The folder holds a folder a class, or `train` with `val` (or `valid`, `validation`) or
@@ -33,6 +28,7 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
 
     Args:
         root: An existing folder, resolved.
+        hashed: Whether perceptual hashes are wanted.
 
     Returns:
         The class names, the usable pictures in the order of their ids, and the problems.
@@ -65,27 +61,31 @@ def find(root: Path) -> tuple[list[str], list[Item], list[Problem]]:
         )
     classes = sorted(names)
     items = []
-    with pictures.quiet(), ThreadPoolExecutor() as pool:
-        results = pool.map(_verify, [path for _, _, path in candidates])
-        for (split, name, path), result in zip(candidates, results, strict=True):
-            if isinstance(result, pictures.PictureError):
-                walk.note(path, result.code, result.reason)
-                continue
-            digest, facts = result
-            for code, reason in facts.remarks.items():
-                walk.note(path, code, reason, "kept")
-            items.append(
-                Item(
-                    path.relative_to(root).as_posix(),
-                    classes.index(name),
-                    split,
-                    digest,
-                    facts.width,
-                    facts.height,
-                    facts.mode,
-                    (*facts.flags, *facts.remarks),
-                )
+    verify = partial(_verify, hashed=hashed)
+    for (split, name, path), result in zip(
+        candidates, pictures.in_parallel(verify, [path for _, _, path in candidates]), strict=True
+    ):
+        if isinstance(result, pictures.PictureError):
+            walk.note(path, result.code, result.reason)
+            continue
+        facts = result.facts
+        for code, reason in facts.remarks.items():
+            walk.note(path, code, reason, "kept")
+        items.append(
+            Item(
+                path.relative_to(root).as_posix(),
+                classes.index(name),
+                split,
+                result.sha256,
+                facts.width,
+                facts.height,
+                facts.mode,
+                (*facts.flags, *facts.remarks),
+                phash=facts.phash,
+                size=result.size,
+                mtime_ns=result.mtime_ns,
             )
+        )
     return classes, items, walk.problems
 
 
@@ -104,7 +104,7 @@ class _Walk:
         """Returns the contents of each folder that holds class folders, with its split."""
         entries = list(self.visible(self.root))
         folders = {entry.name for entry in entries if entry.is_dir()}
-        splits = folders & _SPLIT_FOLDERS.keys()
+        splits = folders & SPLIT_NAMES.keys()
         _, inner, _ = next(os.walk(self.root / "train"), ("", [], []))
         # A class may be called train: it holds no folders, or its siblings are classes.
         if not inner or "train" not in splits or (len(splits) == 1 and len(folders) > 1):
@@ -112,7 +112,7 @@ class _Walk:
         parts = []
         for entry in entries:
             if entry.name in splits:
-                parts.append((_SPLIT_FOLDERS[entry.name], list(self.visible(entry))))
+                parts.append((SPLIT_NAMES[entry.name], list(self.visible(entry))))
             else:
                 self.note(entry, "stray", "outside the train, val and test folders", "ignored")
         return parts
@@ -150,10 +150,25 @@ class _Walk:
         return Path(os.path.realpath(link)).is_relative_to(self.root)
 
 
-def _verify(path: Path) -> tuple[str, pictures.Facts] | pictures.PictureError:
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What is known of a usable file."""
+
+    sha256: str
+    facts: pictures.Facts
+    size: int
+    mtime_ns: int
+
+
+def _verify(path: Path, *, hashed: bool) -> _Verified | pictures.PictureError:
     try:
+        # Before the file is read: if it is changed meanwhile, it will be read again.
+        known = path.stat()
         content = pictures.read(path)
-        facts = pictures.inspect(content, path.suffix)
-        return hashlib.sha256(content).hexdigest(), facts
+        facts = pictures.inspect(content, path.suffix, hashed=hashed)
     except pictures.PictureError as error:
         return error
+    except OSError as error:
+        return pictures.PictureError("unreadable", error.strerror or str(error))
+    digest = hashlib.sha256(content).hexdigest()
+    return _Verified(digest, facts, known.st_size, known.st_mtime_ns)

@@ -1,7 +1,10 @@
 """The manifest: which pictures there are, in which split, and what was wrong with the others."""
 
+import dataclasses
 import json
+import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,18 @@ import pydantic
 from cnnkit import files
 from cnnkit.errors import DataError
 
-Kind: TypeAlias = Literal["digits", "folder", "npz", "idx"]
+Kind: TypeAlias = Literal["digits", "folder", "npz", "idx", "tfrecord"]
 Split: TypeAlias = Literal["train", "val", "test"]
 Action: TypeAlias = Literal["skipped", "kept", "ignored"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# How people call their splits, in the names of folders and files.
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 _DROPPED = "-"
 
 
@@ -40,7 +51,7 @@ class Problem:
     """Something wrong with one file.
 
     Args:
-        path: Path relative to the source, printable; or `index N` of an array.
+        path: Path relative to the source, printable; `index N` of an array; or a class name.
         code: One word for it: `corrupt`, `duplicate`, `animated`, …
         reason: Why, for people.
         action: `skipped` (left out), `kept` (used, after conversion) or `ignored` (never a
@@ -58,14 +69,20 @@ class Item:
     """One picture.
 
     Args:
-        id: Path relative to the source, with `/`; or the index in an array, as a string.
+        id: Path relative to the source, with `/`; `FILE#NUMBER` of a record; or the index in an
+            array, as a string.
         label: Index into the manifest's classes.
         split: The split it belongs to.
         sha256: Of the file's bytes. Empty for arrays, whose files are hashed as wholes.
         width: In pixels, upright; 0 for arrays.
         height: In pixels, upright; 0 for arrays.
         mode: Pillow's mode of the file: `RGB`, `L`, `P`, …
-        flags: `rotated`, `transparent`, and codes of problems that did not exclude it.
+        flags: `rotated`, `transparent`, `odd-aspect`, and codes of problems that did not exclude
+            it.
+        group: Pictures of one group are in one split; "" is alone.
+        phash: Perceptual hash, where near copies were looked for.
+        size: Of the file, in bytes; 0 if not known.
+        mtime_ns: When the file was last changed, in nanoseconds; 0 if not known.
     """
 
     id: str
@@ -76,6 +93,52 @@ class Item:
     height: int = 0
     mode: str = ""
     flags: tuple[str, ...] = ()
+    group: str = ""
+    phash: str = ""
+    size: int = 0
+    mtime_ns: int = 0
+
+
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(Item)
+    if field.default is not dataclasses.MISSING
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The smallest, the middle and the largest of a number."""
+
+    min: float
+    median: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Returns the spread of at least one value."""
+        return cls(min(values), statistics.median(values), max(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the pictures are like.
+
+    Args:
+        width: In pixels, upright.
+        height: In pixels, upright.
+        aspect: Width / height.
+        odd_aspect: Pictures more than twice as wide or as high as the median aspect.
+        groups: Groups of more than one picture.
+        counts: Pictures of each class in each split.
+    """
+
+    width: Spread
+    height: Spread
+    aspect: Spread
+    odd_aspect: int
+    groups: int
+    counts: dict[str, dict[str, int]]
 
 
 class Manifest(pydantic.BaseModel, extra="forbid"):
@@ -87,14 +150,16 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
     Args:
         version: Of this layout; `schema` in JSON.
         kind: Sort of source.
-        path: Absolute path of the source, or `digits`.
+        path: Absolute path or pattern of the source, or `digits`.
         classes: Class names; an item's label is an index into them.
         seed: Of the split.
         fractions: Of train, val and test.
         shape: `(height, width, channels)` of an array source.
-        files: SHA-256 of each file of an array source, by name.
+        files: SHA-256 of each file of an array source or of TFRecord files, by name.
+        stamps: Size in bytes and time of the last change in nanoseconds of each TFRecord file.
         items: The usable pictures.
         problems: What was found wrong.
+        statistics: What the pictures are like.
     """
 
     version: Literal[1] = pydantic.Field(1, alias="schema")
@@ -105,8 +170,10 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
     fractions: tuple[float, float, float]
     shape: tuple[int, int, int] | None = None
     files: dict[str, str] = {}
+    stamps: dict[str, tuple[int, int]] = {}
     items: list[Item]
     problems: list[Problem]
+    statistics: Statistics | None = None
 
     def save(self, path: str | Path) -> Path:
         """Writes the manifest as JSON, whole or not at all."""
@@ -140,11 +207,7 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Returns the number of pictures of each class in each split."""
-        found = Counter((item.split, item.label) for item in self.items)
-        return {
-            split: {name: found[split, label] for label, name in enumerate(self.classes)}
-            for split in SPLITS
-        }
+        return counts(self.classes, self.items)
 
     def summary(self) -> str:
         """Returns one line: pictures, classes, splits, and problems by code."""
@@ -159,7 +222,7 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
     @pydantic.field_serializer("items")
     def _to_columns(self, items: list[Item]) -> Any:
         if not self.shape:
-            return items
+            return [_written(item) for item in items]
         splits = [_DROPPED] * (1 + max((int(item.id) for item in items), default=-1))
         for item in items:
             splits[int(item.id)] = str(SPLITS.index(item.split))
@@ -181,6 +244,23 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
         if not all(0 <= item.label < len(self.classes) for item in self.items):
             raise ValueError("an item has a label without a class")
         return self
+
+
+def counts(classes: Sequence[str], items: Sequence[Item]) -> dict[str, dict[str, int]]:
+    """Returns the number of pictures of each class in each split."""
+    found = Counter((item.split, item.label) for item in items)
+    return {
+        split: {name: found[split, label] for label, name in enumerate(classes)} for split in SPLITS
+    }
+
+
+def _written(item: Item) -> dict[str, Any]:
+    """Returns what of an item is not as if nothing had been said."""
+    return {
+        name: value
+        for name in item.__slots__
+        if (value := getattr(item, name)) != _DEFAULTS.get(name)
+    }
 
 
 def _first_line(error: Exception) -> str:

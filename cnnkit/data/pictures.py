@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import itertools
 import warnings
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +18,7 @@ from PIL import ImageOps
 from PIL import UnidentifiedImageError
 
 from cnnkit import registry
+from cnnkit.data import near
 from cnnkit.data.manifest import printable
 from cnnkit.errors import DataError
 
@@ -33,7 +37,12 @@ RESIZE_RULES = {
 }
 
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_AT_ONCE = 256
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
+
+
+Source = TypeVar("Source")
+Result = TypeVar("Result")
 
 
 class PictureError(DataError):
@@ -61,6 +70,7 @@ class Facts:
         mode: Pillow's mode of the file.
         flags: `rotated` and `transparent`.
         remarks: Problems that do not exclude it, code to reason.
+        phash: Its perceptual hash, where that was asked for.
     """
 
     width: int
@@ -68,6 +78,7 @@ class Facts:
     mode: str
     flags: tuple[str, ...]
     remarks: dict[str, str]
+    phash: str = ""
 
 
 def decode(
@@ -92,13 +103,13 @@ def decode(
         UsageError: If the rule is unknown.
     """
     registry.known("resize rule", resize, RESIZE_RULES)
-    return decode_all([source], image_size, channels, resize)[0]
+    return next(decode_all([source], image_size, channels, resize))
 
 
 def decode_all(
-    sources: Sequence[str | Path | bytes], image_size: tuple[int, int], channels: int, resize: str
-) -> list[np.ndarray]:
-    """Returns what `decode` returns, for many pictures at once."""
+    sources: Iterable[str | Path | bytes], image_size: tuple[int, int], channels: int, resize: str
+) -> Iterator[np.ndarray]:
+    """Yields what `decode` returns, for many pictures."""
 
     def one(source: str | Path | bytes) -> np.ndarray:
         try:
@@ -108,8 +119,19 @@ def decode_all(
             where = "" if isinstance(source, bytes) else printable(source)
             raise PictureError(error.code, error.reason, where) from None
 
-    with quiet(), ThreadPoolExecutor() as pool:
-        return list(pool.map(one, sources))
+    return in_parallel(one, sources)
+
+
+def in_parallel(
+    function: Callable[[Source], Result], sources: Iterable[Source]
+) -> Iterator[Result]:
+    """Yields `function` of each, in order: several at a time, few of which wait in memory."""
+    rest = iter(sources)
+    with ThreadPoolExecutor() as pool:
+        while some := list(itertools.islice(rest, _AT_ONCE)):
+            with quiet():
+                results = list(pool.map(function, some))
+            yield from results
 
 
 def fit(image: Image.Image, image_size: tuple[int, int], channels: int, resize: str) -> np.ndarray:
@@ -135,12 +157,13 @@ def fit(image: Image.Image, image_size: tuple[int, int], channels: int, resize: 
     return np.asarray(image, np.uint8).reshape(height, width, channels)
 
 
-def inspect(content: bytes, suffix: str) -> Facts:
+def inspect(content: bytes, suffix: str, *, hashed: bool = False) -> Facts:
     """Decodes a picture to the last byte and says what it is.
 
     Args:
         content: The file.
         suffix: Of its name, such as `.png`.
+        hashed: Whether its perceptual hash is wanted.
 
     Raises:
         PictureError: If it cannot be used.
@@ -166,8 +189,17 @@ def inspect(content: bytes, suffix: str) -> Facts:
         "transparent": image.has_transparency_data,
     }
     return Facts(
-        *upright.size, image.mode, tuple(flag for flag, on in flags.items() if on), remarks
+        *upright.size,
+        image.mode,
+        tuple(flag for flag, on in flags.items() if on),
+        remarks,
+        near.perceptual_hash(upright) if hashed else "",
     )
+
+
+def of_pixels(pixels: np.ndarray) -> Image.Image:
+    """Returns uint8 pixels `(height, width, 1 or 3)` as an image."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def is_grey(mode: str) -> bool:

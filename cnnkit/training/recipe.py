@@ -86,24 +86,35 @@ class Data(_Section):
     """Where the pictures are and how they become arrays.
 
     Args:
-        path: A folder of class folders, a `.npz`, a folder of IDX files, or `digits`.
+        path: A folder of class folders, a `.npz`, a folder of IDX files, a pattern of TFRecord
+            files, or `digits`.
         split: Fractions of train, val and test, unless the source brings its own splits.
         on_bad_image: `skip` leaves unreadable pictures out; `fail` refuses the data.
+        group_by: Finds the name of a picture's group in its path: a regular expression, or
+            `folder`; a group is in one split. "" makes no groups.
+        near_dups: Whether near copies are looked for, which are a group too.
         image_size: Height and width in pixels; None chooses them from the data.
         channels: 1 or 3; None chooses from the data.
         resize: How a picture becomes `image_size`.
         pixel_range: Of the pixels that somebody's own `.keras` file was trained on: "0-255", "0-1"
             or "-1-1"; None measures it, or takes "0-255" without data. Models that are trained
             here, and all run folders and bundles, take 0-255.
+        in_memory: Bytes of decoded pixels of a split that lie in memory at most; larger ones are
+            read from a file. None is any number.
+        cache: Folder where such files stay for the next time; "" is one that is removed.
     """
 
     path: str = ""
     split: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.7, 0.15, 0.15]
     on_bad_image: Literal["skip", "fail"] = "skip"
+    group_by: str = ""
+    near_dups: bool = False
     image_size: ImageSize = None
     channels: Channels = None
     resize: Literal["squash", "crop", "letterbox"] = "letterbox"
     pixel_range: Annotated[Literal["0-255", "0-1", "-1-1"] | None, *_AUTO] = None
+    in_memory: SizeBytes = 2**30
+    cache: str = ""
 
 
 class Model(_Section):

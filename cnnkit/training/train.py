@@ -192,6 +192,8 @@ def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
         split=recipe.data.split,
         seed=recipe.train.seed,
         on_bad_image=recipe.data.on_bad_image,
+        group_by=recipe.data.group_by,
+        near_dups=recipe.data.near_dups,
     )
     reporter.note(manifest.summary())
     for problem in manifest.problems:
@@ -274,6 +276,8 @@ def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
         image_size=(size[0], size[1]) if size else None,
         channels=recipe.data.channels,
         resize=recipe.data.resize,
+        cache=recipe.data.cache or None,
+        in_memory=recipe.data.in_memory,
     )
 
 
