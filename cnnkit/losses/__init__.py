@@ -2,6 +2,8 @@
 
 from cnnkit.losses.center_loss import CenterLoss as CenterLoss
 from cnnkit.losses.class_loss import ClassLoss as ClassLoss
+from cnnkit.losses.class_weighted import ClassWeighted as ClassWeighted
+from cnnkit.losses.class_weighted import class_weights as class_weights
 from cnnkit.losses.cost_matrix import CostMatrix as CostMatrix
 from cnnkit.losses.cost_matrix import costs_from_confusion as costs_from_confusion
 from cnnkit.losses.cost_matrix import costs_from_counts as costs_from_counts
