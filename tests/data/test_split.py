@@ -79,3 +79,71 @@ def test_copies_with_different_labels_all_go():
     assert kept == []
     assert [(p.path, p.code) for p in problems] == [(i, "conflict") for i in "abc"]
     assert [p.reason[-1] for p in problems] == ["b", "a", "b"]
+
+
+def grouped(sizes, seed=0, classes=3):
+    """Groups of `sizes` pictures, each of one class."""
+    rng = np.random.default_rng(seed)
+    return [
+        Item(
+            f"{g}/{i}",
+            g % classes,
+            "train",
+            f"hash {rng.integers(2**60)}",
+            group=f"g{g}" if n > 1 else "",
+        )
+        for g, n in enumerate(sizes)
+        for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_groups_stay_whole_and_each_class_is_everywhere(seed):
+    rng = np.random.default_rng(seed)
+    some = grouped(rng.integers(1, rng.integers(2, 60), rng.integers(9, 40)), seed)
+    got = assign(some, FRACTIONS, seed)
+    groups = {(item.group, item.split) for item in got if item.group}
+    assert len(groups) == len({name for name, _ in groups})
+    assert {(item.label, item.split) for item in got} == {
+        (label, split) for label in range(3) for split in SPLITS
+    }
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_small_groups_come_as_close_as_single_pictures(seed):
+    got = Counter((item.label, item.split) for item in assign(grouped([4] * 150), FRACTIONS, seed))
+    for label in range(3):
+        assert abs(got[label, "train"] - 140) <= 4
+        assert abs(got[label, "val"] - 30) <= 4
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_groups_of_several_classes_are_stratified(seed):
+    rng = np.random.default_rng(seed)
+    some = [
+        Item(f"{g}/{i}", label, "train", f"hash {seed} {g} {i}", group=f"g{g}")
+        for g in range(60)
+        for i, label in enumerate(rng.choice(4, 10, p=rng.dirichlet([1, 1, 1, 1])))
+    ]
+    got = assign(some, FRACTIONS, seed)
+    whole = Counter(item.label for item in got)
+    there = Counter((item.label, item.split) for item in got)
+    for label in range(4):
+        for split, fraction in zip(SPLITS, FRACTIONS, strict=True):
+            assert abs(there[label, split] / whole[label] - fraction) < 0.06
+
+
+def test_one_group_of_a_class_is_for_training():
+    some = grouped([9, 9, 9, 9, 9, 9], classes=2) + [
+        Item(f"only {i}", 2, "train", f"only {i}", group="only") for i in range(2)
+    ]
+    got = {item.id: item.split for item in assign(some, FRACTIONS, 0)}
+    assert got["only 0"] == got["only 1"] == "train"
+
+
+def test_a_picture_more_does_not_move_a_group():
+    some = grouped([6] * 60)
+    before = {item.group: item.split for item in assign(some, FRACTIONS, 0)}
+    more = [*some, Item("new", 0, "train", "z", group="g0")]
+    after = {item.group: item.split for item in assign(more, FRACTIONS, 0)}
+    assert sum(after[name] != before[name] for name in before) <= 6
