@@ -21,7 +21,8 @@ from scipy import stats
 
 from cnnkit import files
 
-Arm: TypeAlias = Callable[[int], Mapping[str, float]]
+# What a trial came to: a number for each column that it has, and what else is to be kept.
+Arm: TypeAlias = Callable[[int], Mapping[str, Any]]
 SEEDS = 3
 
 
@@ -81,8 +82,9 @@ class Plan:
                 cells.append(spread([row[key] for row in of_arm.values() if key in row], form))
             if self.against:
                 other = self.against.get(arm)
-                base = {row["seed"]: row[first] for row in rows if row["arm"] == other}
-                pairs = [row[first] - base[s] for s, row in of_arm.items() if s in base]
+                base = {row["seed"]: row.get(first) for row in rows if row["arm"] == other}
+                both = [(row.get(first), base.get(seed)) for seed, row in of_arm.items()]
+                pairs = [mine - its for mine, its in both if None not in (mine, its)]
                 form = self.columns[first][1]
                 cells.append(difference(pairs, other, form) if other else "")
             lines.append(f"| {' | '.join(cells)} |")
