@@ -12,6 +12,7 @@ import numpy as np
 from cnnkit import losses
 from cnnkit.analysis.logits import logits
 from cnnkit.errors import UsageError
+from cnnkit.training import imbalance
 from cnnkit.training.evaluate import evaluate
 from cnnkit.training.feature_trainer import FeatureTrainer
 from cnnkit.training.feature_trainer import classifier
@@ -26,7 +27,7 @@ def loss_of(recipe: Recipe, dataset: Dataset) -> keras.losses.Loss:
     """Returns what a recipe minimises, as far as logits tell it.
 
     Raises:
-        UsageError: If the costs of mistakes cannot be had.
+        UsageError: If the costs of mistakes, or the weights of classes, cannot be had.
     """
     chosen, smoothing = recipe.loss, recipe.loss.label_smoothing
     loss: keras.losses.Loss
@@ -38,9 +39,12 @@ def loss_of(recipe: Recipe, dataset: Dataset) -> keras.losses.Loss:
         loss = losses.LabelDistribution(chosen.sigma, label_smoothing=smoothing)
     else:  # The large margin is for training alone, see `wrap_of`.
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
-    if chosen.cost == "none":
-        return loss
-    return _Sum(loss, losses.CostMatrix(_costs(chosen.cost, dataset)))
+    if weights := imbalance.weights(recipe, dataset):
+        loss = losses.ClassWeighted(weights, loss)
+    cost = chosen.cost
+    if cost == "none" and imbalance.method(recipe, dataset)[0] == "cost_matrix":
+        cost = "counts"
+    return loss if cost == "none" else _Sum(loss, losses.CostMatrix(_costs(cost, dataset)))
 
 
 def beyond_logits(recipe: Recipe) -> str:
@@ -77,7 +81,7 @@ def wrap_of(
     if chosen.center_weight:
         center = losses.CenterLoss(model.output_shape[-1], features)
     epochs = recipe.train.epochs if epochs is None else epochs
-    steps = math.ceil(len(dataset.labels("train")) / batch_size) * epochs
+    steps = math.ceil(imbalance.epoch_length(recipe, dataset) / batch_size) * epochs
     return lambda net: FeatureTrainer(net, margin, center, chosen.center_weight, steps)
 
 

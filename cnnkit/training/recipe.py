@@ -60,6 +60,8 @@ ImageSize: TypeAlias = Annotated[
     Annotated[list[Positive], Field(min_length=2, max_length=2)] | None, *_AUTO
 ]
 Channels: TypeAlias = Annotated[Literal[1, 3] | None, *_AUTO]
+Switch: TypeAlias = Literal["auto", "on", "off"]
+Strength: TypeAlias = Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, *_AUTO]
 Init: TypeAlias = Literal[
     "default",
     "xavier-normal",
@@ -207,6 +209,58 @@ class Loss(_Section):
     cost: Annotated[str, Field(min_length=1)] = "none"
 
 
+class Augment(_Section):
+    """How training pictures are changed, anew each time that they are seen.
+
+    Args:
+        preset: "none"; "light" for crops; "medium" for turns and colours too; "strong" for more of
+            these, scales, something in front, and two pictures in one. Flips belong to all three.
+        horizontal_flip: "on" or "off"; "auto" is on in a preset if pictures have colours: grey
+            ones are often characters, which have a side.
+        vertical_flip: "on" or "off"; "auto" is off.
+        mixup: Alpha of `MixUp`; 0 leaves it out, None asks the preset.
+        cutmix: Alpha of `CutMix`; 0 leaves it out, None asks the preset.
+        fancy_pca: Strength of `FancyPCA`; 0 leaves it out, None asks the preset.
+        cam_crop: A run folder or a `.keras` file, whose heat maps say where pictures are cropped;
+            "none" leaves it out.
+        off_last_epochs: Epochs at the end without `mixup` and `cutmix`.
+    """
+
+    preset: Literal["none", "light", "medium", "strong"] = "none"
+    horizontal_flip: Switch = "auto"
+    vertical_flip: Switch = "auto"
+    mixup: Strength = None
+    cutmix: Strength = None
+    fancy_pca: Strength = None
+    cam_crop: Annotated[str, Field(min_length=1)] = "none"
+    off_last_epochs: Count = 5
+
+
+class Imbalance(_Section):
+    """What is done about classes with few pictures.
+
+    Args:
+        method: "none"; `over`, `under`, `class_balanced` or `label_shuffling` choose what is seen
+            how often; `weights`, by inverse numbers, or `effective_number` weigh the loss;
+            `cost_matrix` adds what mistakes cost. "auto" chooses by how unequal classes are, and
+            leaves those alone that are much the same.
+        beta: Of `effective_number`: the smaller, the less classes differ.
+    """
+
+    method: Literal[
+        "auto",
+        "none",
+        "over",
+        "under",
+        "class_balanced",
+        "label_shuffling",
+        "weights",
+        "effective_number",
+        "cost_matrix",
+    ] = "auto"
+    beta: Fraction = 0.999
+
+
 class Guard(_Section):
     """When to stop.
 
@@ -262,6 +316,8 @@ class Recipe(_Section):
     model: Model = Model()
     train: Train = Train()
     loss: Loss = Loss()
+    augment: Augment = Augment()
+    imbalance: Imbalance = Imbalance()
     guard: Guard = Guard()
     compress: Compress = Compress()
     export: Export = Export()

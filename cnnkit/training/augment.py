@@ -1,0 +1,168 @@
+"""From the recipe to what is done to training pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnkit import augmentation
+from cnnkit.analysis.boxes import strong_boxes
+from cnnkit.analysis.heat_maps import grad_cam
+from cnnkit.augmentation import Augmentation
+from cnnkit.errors import UsageError
+from cnnkit.models.saving import load_model
+from cnnkit.types import Tensor
+
+if TYPE_CHECKING:
+    from cnnkit.data import Dataset
+    from cnnkit.training.recipe import Recipe
+
+# Pictures whose heat maps are made at once.
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """What is done to batches of training pictures; called as an augmentation is.
+
+    Attributes:
+        stack: The parts, one after the other.
+        boxes: What matters in each training picture, in their order, float32 `(n, 4)`: a call then
+            needs those of its pictures. None if no part needs them.
+    """
+
+    stack: augmentation.Stack
+    boxes: np.ndarray | None = None
+
+    def __call__(
+        self, x: Tensor, y: Tensor, seed: Tensor, boxes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.stack(x, y, seed, boxes)
+
+    def __str__(self) -> str:
+        return ", ".join(map(repr, self.stack.parts))
+
+    def without_mixing(self) -> Augmenter | None:
+        """Returns the same without parts that put two pictures together; None if no part stays."""
+        mixing = (augmentation.MixUp, augmentation.CutMix, augmentation.OneOf)
+        parts = [part for part in self.stack.parts if not isinstance(part, mixing)]
+        return Augmenter(augmentation.Stack(parts), self.boxes) if parts else None
+
+
+def augmenter(recipe: Recipe, dataset: Dataset) -> Augmenter | None:
+    """Returns what a recipe does to the training pictures of a dataset, or None for nothing.
+
+    Raises:
+        UsageError: If the recipe does not fit the pictures, or `cam_crop` is no model of them.
+    """
+    chosen, channels = recipe.augment, dataset.image_shape[-1]
+    preset = _preset(chosen.preset, channels)
+    parts: list[Augmentation] = []
+    boxes = None
+    if chosen.cam_crop != "none":
+        boxes = response_boxes(_first_stage(chosen.cam_crop, dataset), *dataset.arrays("train"))
+        parts.append(augmentation.BoxCrop())
+    flips = {
+        "horizontal": _on(chosen.horizontal_flip, chosen.preset != "none" and channels == 3),
+        "vertical": _on(chosen.vertical_flip, False),
+    }
+    if any(flips.values()):
+        parts.append(augmentation.Flip(**flips))
+    parts += preset.parts
+    strength = _or(chosen.fancy_pca, preset.fancy_pca)
+    if strength:
+        if channels != 3:
+            raise UsageError(
+                "Fancy PCA changes the colour of the light: these pictures are grey",
+                where="augment.fancy_pca",
+                received=strength,
+                todo="use augment.fancy_pca=0",
+            )
+        colours = augmentation.principal_colours(dataset.arrays("train")[0])
+        parts.append(augmentation.FancyPCA(*colours, strength))
+    parts += _mixing(_or(chosen.mixup, preset.mixup), _or(chosen.cutmix, preset.cutmix))
+    return Augmenter(augmentation.Stack(parts), boxes) if parts else None
+
+
+def response_boxes(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns where in each picture a classifier sees its class, as boxes `(n, 4)`.
+
+    Args:
+        model: Functional classifier of raw pixels.
+        x: Pixels `(n, height, width, channels)`.
+        y: True classes `(n,)`: a heat map shows what speaks for them, whatever the answer is.
+
+    Raises:
+        UsageError: If the model has no maps to look at.
+    """
+    starts = range(0, len(x), _BATCH)
+    batches = [slice(start, start + _BATCH) for start in starts]
+    return np.concatenate([strong_boxes(grad_cam(model, x[b], y[b])) for b in batches])
+
+
+@dataclass(frozen=True)
+class _Preset:
+    parts: list[Augmentation]
+    fancy_pca: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+def _preset(name: str, channels: int) -> _Preset:
+    """Returns what a name means: grey pictures have no colours to change."""
+    if name == "none":
+        return _Preset([])
+    crop = augmentation.RandomCrop(0.8, 1.0)
+    if name == "light":
+        return _Preset([crop])
+    colours: Augmentation
+    fancy_pca = 0.1 if channels == 3 else 0.0
+    if name == "medium":
+        colours = augmentation.HSVJitter() if channels == 3 else augmentation.RGBJitter()
+        return _Preset([crop, augmentation.Rotation(-15.0, 15.0), colours], fancy_pca)
+    colours = (
+        augmentation.HSVJitter(0.03, 0.4, 0.4) if channels == 3 else augmentation.RGBJitter(0.15)
+    )
+    parts = [crop, augmentation.Scale(), augmentation.Rotation(), colours]
+    return _Preset([*parts, augmentation.Erasing(high=0.2, probability=0.25)], fancy_pca, 0.2, 1.0)
+
+
+def _mixing(mixup: float, cutmix: float) -> list[Augmentation]:
+    parts: list[Augmentation] = []
+    if mixup:
+        parts.append(augmentation.MixUp(mixup))
+    if cutmix:
+        parts.append(augmentation.CutMix(cutmix))
+    return [augmentation.OneOf(parts)] if len(parts) > 1 else parts
+
+
+def _on(switch: str, auto: bool) -> bool:
+    return auto if switch == "auto" else switch == "on"
+
+
+def _or(given: Any, preset: float) -> float:
+    return preset if given is None else given
+
+
+def _first_stage(source: str, dataset: Dataset) -> keras.Model:
+    """Returns the model of a run folder or a file, which must know these pictures."""
+    from cnnkit.training.train import Run
+
+    path = Path(source)
+    model = Run.open(path).model() if path.is_dir() else load_model(path)
+    want = (dataset.image_shape, len(dataset.classes))
+    have = (tuple(model.input_shape[1:]), model.output_shape[-1])
+    if want != have:
+        raise UsageError(
+            "This model knows other pictures or classes",
+            where=f"augment.cam_crop={source}",
+            expected=f"pictures of {want[0]} and {want[1]} classes",
+            received=f"{have[0]} and {have[1]}",
+            todo="train the first stage with the same data.image_size and data.channels",
+        )
+    return model

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cnnkit import augmentation
+from cnnkit.data import DIGITS
+from cnnkit.errors import UsageError
+from cnnkit.models.saving import save_model
+from cnnkit.training import resolve
+from cnnkit.training.augment import augmenter
+from cnnkit.training.augment import response_boxes
+from cnnkit.training.train import train
+from tests.analysis import corner
+from tests.training.pictures import Pictures
+
+
+class Coloured(Pictures):
+    image_shape = (8, 8, 3)
+
+    def arrays(self, split):
+        x, y = super().arrays(split)
+        return np.concatenate([x, 255 - x, x // 2], -1), y
+
+
+class Corners:
+    """The pictures whose evidence is known."""
+
+    image_shape, classes = (16, 16, 1), ["vertical", "horizontal"]
+
+    def arrays(self, split):
+        return corner.pictures(), np.array([0, 1])
+
+    def labels(self, split):
+        return self.arrays(split)[1]
+
+
+def made(dataset, *sets):
+    return augmenter(resolve(sets=[f"augment.{text}" for text in sets]).recipe, dataset)
+
+
+def names(dataset, *sets):
+    found = made(dataset, *sets)
+    return [type(part).__name__ for part in found.stack.parts] if found else []
+
+
+def test_the_default_changes_nothing():
+    assert made(Pictures()) is None
+    assert made(Coloured()) is None
+    assert made(Coloured(), "horizontal_flip=auto", "mixup=0", "fancy_pca=0.0") is None
+
+
+def test_presets():
+    """5.1"""
+    assert names(Coloured(), "preset=light") == ["Flip", "RandomCrop"]
+    medium = ["Flip", "RandomCrop", "Rotation", "HSVJitter", "FancyPCA"]
+    assert names(Coloured(), "preset=medium") == medium
+    strong = names(Coloured(), "preset=strong")
+    assert {*medium, "Scale", "Erasing", "OneOf"} == set(strong)
+
+
+def test_grey_pictures_keep_their_side_and_have_no_colours():
+    """5.1: characters must not be turned left to right."""
+    assert names(Pictures(), "preset=light") == ["RandomCrop"]
+    assert names(Pictures(), "preset=medium") == ["RandomCrop", "Rotation", "RGBJitter"]
+    strong = set(names(Pictures(), "preset=strong"))
+    assert not strong & {"Flip", "HSVJitter", "FancyPCA"}
+
+
+def test_switches_win_over_presets():
+    flip = made(Pictures(), "horizontal_flip=on").stack.parts
+    assert repr(flip) == "[Flip(horizontal=True, vertical=False)]"
+    assert names(Coloured(), "preset=light", "horizontal_flip=off") == ["RandomCrop"]
+    turned = made(Coloured(), "preset=light", "horizontal_flip=off", "vertical_flip=on")
+    assert str(turned).startswith("Flip(horizontal=False, vertical=True), RandomCrop(low=0.8")
+    assert "FancyPCA" not in names(Coloured(), "preset=medium", "fancy_pca=0")
+    assert names(Coloured(), "mixup=0.3") == ["MixUp"]
+    assert names(Coloured(), "cutmix=1.0", "fancy_pca=0.2") == ["FancyPCA", "CutMix"]
+    assert "CutMix" in names(Coloured(), "preset=strong", "mixup=0")
+
+
+def test_fancy_pca_is_of_the_training_pictures():
+    """5.2.1"""
+    [part] = made(Coloured(), "fancy_pca=0.25").stack.parts
+    deviations, vectors = augmentation.principal_colours(Coloured().arrays("train")[0])
+    assert (part.deviations, part.vectors, part.strength) == (deviations, vectors, 0.25)
+    with pytest.raises(UsageError, match=r"these pictures are grey: augment\.fancy_pca"):
+        made(Pictures(), "fancy_pca=0.1")
+
+
+def test_without_mixing():
+    strong = made(Coloured(), "preset=strong")
+    kept = [type(part).__name__ for part in strong.without_mixing().stack.parts]
+    assert kept == names(Coloured(), "preset=strong", "mixup=0", "cutmix=0")
+    assert made(Coloured(), "mixup=0.2").without_mixing() is None
+
+
+@pytest.mark.parametrize("dataset", [Pictures(), Coloured()], ids=["grey", "colours"])
+def test_every_preset_runs(dataset):
+    x, y = dataset.arrays("train")
+    for preset in ("light", "medium", "strong"):
+        pictures, labels = made(dataset, f"preset={preset}")(
+            tf.constant(x, tf.float32), tf.one_hot(y, 3), tf.constant([1, 2])
+        )
+        assert pictures.shape == x.shape
+        assert not np.array_equal(pictures, x)
+        np.testing.assert_allclose(np.sum(labels, 1), 1, rtol=1e-5)
+
+
+def test_crops_around_what_a_first_model_looks_at(tmp_path):
+    """5.2.2"""
+    file = save_model(corner.net(), tmp_path / "first.keras")
+    found = made(Corners(), f"cam_crop={file}", "horizontal_flip=on")
+    assert [type(part).__name__ for part in found.stack.parts] == ["BoxCrop", "Flip"]
+    x, y = Corners().arrays("train")
+    np.testing.assert_array_equal(found.boxes, response_boxes(corner.net(), x, y))
+    assert (found.boxes[0, 2:] < 0.7).all()  # the vertical line is in the first quarter
+    assert found.boxes[1].tolist() == [0, 0, 1, 1]  # and the dark picture has none
+    pictures, _ = found(tf.constant(x, tf.float32), y, tf.constant([0, 3]), found.boxes)
+    assert pictures.shape == x.shape
+
+
+def test_boxes_are_those_of_the_true_classes():
+    x = np.repeat(corner.pictures()[:1], 300, 0)
+    boxes = response_boxes(corner.net(), x, np.arange(300) % 2)
+    assert boxes.shape == (300, 4)
+    assert (boxes[::2, 2:] < 0.7).all()  # the vertical line, top left
+    assert (boxes[1::2, :2] > 0.3).all()  # the horizontal one, bottom right
+
+
+def test_two_stages_by_recipe(tmp_path):
+    quick = ["train.epochs=1", "model.name=lenet5", "model.width=0.3", "data.image_size=[28, 28]"]
+    quick.append("data.split=[0.1, 0.1, 0.8]")
+    first = train(DIGITS, resolve(sets=quick), tmp_path / "first")
+    second = augmenter(
+        resolve(sets=[*quick, f"augment.cam_crop={first.folder}"]).recipe, first.dataset()
+    )
+    assert second.boxes.shape == (len(first.dataset().labels("train")), 4)
+    with pytest.raises(UsageError, match=r"other pictures or classes: augment\.cam_crop=.*28, 28"):
+        made(Pictures(), f"cam_crop={first.folder}")
+
+
+def test_first_stage_that_is_no_model(tmp_path):
+    with pytest.raises(UsageError, match="Not a run folder"):
+        made(Pictures(), f"cam_crop={tmp_path}")
+    with pytest.raises(UsageError, match="No such model file"):
+        made(Pictures(), f"cam_crop={tmp_path / 'no.keras'}")
+
+
+@pytest.mark.parametrize(
+    "text", ["preset=hard", "mixup=-1", "vertical_flip=true", "off_last_epochs=-1", "cam_crop="]
+)
+def test_wrong_values(text):
+    key = text.split("=")[0]
+    with pytest.raises(UsageError, match=rf"augment\.{key} \(from --set\)\. Expected"):
+        resolve(sets=[f"augment.{text}"])
