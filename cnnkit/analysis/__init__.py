@@ -1,3 +1,4 @@
+from cnnkit.analysis import curves as curves
 from cnnkit.analysis import deconvnet as deconvnet
 from cnnkit.analysis import drawing as drawing
 from cnnkit.analysis import filters as filters
