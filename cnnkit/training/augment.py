@@ -9,8 +9,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf  # The augmentations are its operations.
 
 from cnnkit import augmentation
+from cnnkit.analysis import drawing
 from cnnkit.analysis.boxes import strong_boxes
 from cnnkit.analysis.heat_maps import grad_cam
 from cnnkit.augmentation import Augmentation
@@ -19,6 +21,8 @@ from cnnkit.models.saving import load_model
 from cnnkit.types import Tensor
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from cnnkit.data import Dataset
     from cnnkit.training.recipe import Recipe
 
@@ -103,6 +107,25 @@ def response_boxes(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarr
     starts = range(0, len(x), _BATCH)
     batches = [slice(start, start + _BATCH) for start in starts]
     return np.concatenate([strong_boxes(grad_cam(model, x[b], y[b])) for b in batches])
+
+
+def examples(augmenter: Augmenter, dataset: Dataset, rows: int = 6, columns: int = 8) -> Image:
+    """Returns a sheet of training pictures, each with what augmentation may make of it.
+
+    Args:
+        augmenter: What is done.
+        dataset: Whose training pictures are drawn from, always the same ones.
+        rows: Pictures, at most.
+        columns: In each row: the picture as it is, and others made of it.
+    """
+    x, y = dataset.arrays("train")
+    chosen = np.random.default_rng(0).permutation(len(x))[:rows]
+    boxes = None if augmenter.boxes is None else tf.constant(augmenter.boxes[chosen])
+    pictures = tf.constant(x[chosen], tf.float32)
+    labels = tf.one_hot(y[chosen], len(dataset.classes))
+    made = [augmenter(pictures, labels, (0, k), boxes)[0] for k in range(1, columns)]
+    sheet = np.stack([pictures, *made], 1).reshape(-1, *dataset.image_shape)
+    return drawing.sheet(sheet / 255, columns)
 
 
 @dataclass(frozen=True)

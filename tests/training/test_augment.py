@@ -8,6 +8,7 @@ from cnnkit.errors import UsageError
 from cnnkit.models.saving import save_model
 from cnnkit.training import resolve
 from cnnkit.training.augment import augmenter
+from cnnkit.training.augment import examples
 from cnnkit.training.augment import response_boxes
 from cnnkit.training.train import train
 from tests.analysis import corner
@@ -125,6 +126,18 @@ def test_boxes_are_those_of_the_true_classes():
     assert boxes.shape == (300, 4)
     assert (boxes[::2, 2:] < 0.7).all()  # the vertical line, top left
     assert (boxes[1::2, :2] > 0.3).all()  # the horizontal one, bottom right
+
+
+def test_sheet_of_examples(tmp_path):
+    sheet = examples(made(Coloured(), "preset=strong"), Coloured(), rows=4, columns=5)
+    assert sheet.size == (5 * 9 - 1, 4 * 9 - 1)
+    x, _ = Coloured().arrays("train")
+    pixels = np.asarray(sheet)
+    assert any(np.array_equal(pixels[:8, :8], picture) for picture in x)  # as it is
+    tiles = [pixels[:8, 9 * k : 9 * k + 8].tobytes() for k in range(5)]
+    assert len(set(tiles)) == 5
+    file = save_model(corner.net(), tmp_path / "first.keras")
+    assert examples(made(Corners(), f"cam_crop={file}"), Corners()).size == (8 * 17 - 1, 2 * 17 - 1)
 
 
 def test_two_stages_by_recipe(tmp_path):
