@@ -100,33 +100,39 @@ def measure(model: keras.Model, x: Any, y: Any = None) -> list[Health]:
 
 def diagnosis(rows: Iterable[Health]) -> list[str]:
     """Returns what is wrong, in words, and what could help; nothing if all is well."""
-    rows = list(rows)
-    found = []
+    return list(_diagnosis(list(rows)).values())
+
+
+def _diagnosis(rows: list[Health]) -> dict[tuple[str, str], str]:
+    """Returns by place and kind of trouble what is wrong, in words."""
+    found = {}
     for row in rows:
         if row.dead is not None and row.dead >= _MANY:
-            found.append(
+            found[row.name, "dead"] = (
                 f"{row.name}: {round(row.dead * row.units)} of {row.units} units are dead, zero "
                 "everywhere on all pictures: a lower learning rate, He's initialization or a leaky "
                 "ReLU would help"
             )
         if row.saturated is not None and row.saturated >= _MANY:
-            found.append(
+            found[row.name, "saturated"] = (
                 f"{row.name}: {row.saturated:.0%} of the outputs of its {row.activation} are "
                 "saturated: smaller initial weights, batch normalization or a ReLU would help"
             )
         if row.weights == 0:
-            found.append(f"{row.name}: its weights are all zero: its units cannot become different")
+            found[row.name, "zero"] = (
+                f"{row.name}: its weights are all zero: its units cannot become different"
+            )
     # A layer that is dead altogether is a matter of its own.
     scales = [(row.name, row.scale) for row in rows if row.dead != 1]
-    found += _drift("activations", scales, forward=True)
+    found |= _drift("activations", scales, forward=True)
     steep = [(row.name, row.steepness) for row in rows if row.steepness is not None]
-    found += _drift("gradients", steep, forward=False)
-    found += [
-        f"gradients explode: that of {name} is {value:.2g} times as large as its weights: a lower "
-        "learning rate, clipping or batch normalization would help"
-        for name, value in steep
-        if _STEEP < value < math.inf
-    ]
+    found |= _drift("gradients", steep, forward=False)
+    for name, value in steep:
+        if _STEEP < value < math.inf:
+            found[name, "steep"] = (
+                f"gradients explode: that of {name} is {value:.2g} times as large as its weights: "
+                "a lower learning rate, clipping or batch normalization would help"
+            )
     return found
 
 
@@ -136,8 +142,12 @@ class Monitor(keras.callbacks.Callback):
     Args:
         x: Pictures to look at, as for `measure`.
         y: Their targets, for gradients, or None.
-        every: Epochs from one look to the next, at least 1; the first is before the first epoch.
-        tell: Is given every sentence of a diagnosis that the look before did not have.
+        every: Epochs from one look to the next, at least 1.
+        tell: Is given what is wrong, in words, if that was not wrong at the look before.
+        net: What is looked at; None is the network that is trained, unless that is a wrapper
+            without a layer graph.
+        start: Whether to look before the first epoch, too. Batch normalization has no statistics
+            yet then, so that scales may explode that will not in training.
 
     Attributes:
         history: Of each look, the epochs trained by then and the rows of `measure`.
@@ -152,26 +162,33 @@ class Monitor(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, x: Any, y: Any = None, every: int = 1, tell: Callable[[str], None] | None = None
+        self,
+        x: Any,
+        y: Any = None,
+        every: int = 1,
+        tell: Callable[[str], None] | None = None,
+        net: keras.Model | None = None,
+        start: bool = True,
     ) -> None:
         super().__init__()
-        self.x, self.y, self.every, self.tell = x, y, every, tell
+        self.x, self.y, self.every, self.tell, self.net, self.start = x, y, every, tell, net, start
         self.history: list[tuple[int, list[Health]]] = []
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._look(0)
+        if self.start:
+            self._look(0)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every == 0:
             self._look(epoch + 1)
 
     def _look(self, epoch: int) -> None:
-        rows = measure(self.model, self.x, self.y)
+        rows = measure(self.net or self.model, self.x, self.y)
         self.history.append((epoch, rows))
-        said = diagnosis(rows)
-        for text in said:
-            if self.tell is not None and text not in self._said:
+        said = _diagnosis(rows)
+        for trouble, text in said.items():
+            if self.tell is not None and trouble not in self._said:
                 self.tell(text)
         self._said = set(said)
 
@@ -267,22 +284,25 @@ def _gradients(model: keras.Model, x: Any, y: Any) -> dict[int, np.ndarray]:
     return total
 
 
-def _drift(what: str, values: list[tuple[str, float]], *, forward: bool) -> list[str]:
+def _drift(
+    what: str, values: list[tuple[str, float]], *, forward: bool
+) -> dict[tuple[str, str], str]:
     """Says that a quantity vanishes or explodes on its way through the layers."""
     broken = [name for name, value in values if not math.isfinite(value)]
     if broken:
-        return [f"{what} explode: those of {broken[0]} are not finite"]
+        return {(what, "broken"): f"{what} explode: those of {broken[0]} are not finite"}
     if not values or not any(value for _, value in values):
-        return []
+        return {}
     way = values if forward else values[::-1]
     (small, low), (large, high) = (extreme(way, key=lambda pair: pair[1]) for extreme in (min, max))
     if low * _FAR > high:
-        return []
+        return {}
     order = [name for name, _ in way]
     verb = "vanish" if order.index(large) < order.index(small) else "explode"
     start, end = (large, small) if verb == "vanish" else (small, large)
     sizes = dict(values)
-    return [
+    text = (
         f"{what} {verb}: {sizes[start]:.2g} in {start}, {sizes[end]:.2g} in {end}: another "
         "initialization, batch normalization or shortcuts would help"
-    ]
+    )
+    return {(what, verb): text}

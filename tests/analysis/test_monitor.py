@@ -189,3 +189,20 @@ def test_errors():
         monitor.measure(model, np.ones((0, 2)))
     with pytest.raises(UsageError, match=r"Cannot look into this model.*Sequential"):
         monitor.measure(keras.Sequential([layers.Dense(3)]), np.ones((1, 2)))
+
+
+def test_what_changes_in_numbers_only_is_told_once():
+    told = []
+    image = keras.Input((4, 4, 1))
+    conv = layers.Conv2D(4, 1, activation="relu", name="conv")
+    net = keras.Model(image, conv(image))
+    look = Monitor(pictures(8, (4, 4, 1)), tell=told.append, net=net, start=False)
+    look.on_train_begin()
+    for epoch, dead in enumerate((1, 2, 0, 3)):
+        conv.bias.assign([-1e3] * dead + [1e3] * (4 - dead))
+        look.on_epoch_end(epoch)
+    assert [epoch for epoch, _ in look.history] == [1, 2, 3, 4]
+    assert [text[:25] for text in told] == [
+        "conv: 1 of 4 units are de",
+        "conv: 3 of 4 units are de",
+    ]
