@@ -203,10 +203,9 @@ def _require(
             )
     if not items:
         skipped = [problem for problem in problems if problem.action == "skipped"]
+        first = f", the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise DataError(
-            "No usable picture in",
-            where=where,
-            received=f"{len(skipped)} bad ones, the first: {skipped[0].path}: {skipped[0].reason}",
+            "No usable picture in", where=where, received=f"{len(skipped)} bad ones{first}"
         )
     if len(classes) < 2:
         raise DataError(

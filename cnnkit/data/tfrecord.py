@@ -5,8 +5,10 @@
 """
 
 import glob
+import gzip
 import hashlib
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ from cnnkit.errors import DataError
 
 ENCODED, LABEL = "image/encoded", "image/class/label"
 TEXT, FILENAME = "image/class/text", "image/filename"
+_FRAME = 16  # bytes of length and checksums around each record
 _SPLIT = re.compile(rf"(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?=[-_.]|$)")
 
 
@@ -223,25 +226,36 @@ def _records(name: str, path: Path) -> Iterator[_Record]:
 
     packed = "GZIP" if path.suffix == ".gz" else ""
     stream = tf.data.TFRecordDataset([str(path)], packed).as_numpy_iterator()
-    number = 0
+    number = size = 0
     while True:
         place = f"{name}#{number}"
         try:
-            content = next(stream)
+            content = next(stream, None)
+            if content is None:
+                _require_end(path, size)
+                return
             features = tf.train.Example.FromString(content).features.feature
-        except StopIteration:
-            return
-        except (tf.errors.OpError, DecodeError) as error:
-            damaged = isinstance(error, tf.errors.OpError)
+        except (tf.errors.OpError, DecodeError, OSError, EOFError, zlib.error) as error:
+            strange = isinstance(error, DecodeError)
             raise DataError(
-                "The TFRecord file is damaged or truncated" if damaged else "No tf.train.Example",
+                "No tf.train.Example" if strange else "The TFRecord file is damaged or truncated",
                 where=printable(place),
                 expected=f"a whole record {number} in {printable(path)}",
                 received=printable(str(getattr(error, "message", error)).split(" [")[0]),
                 todo="write the file again",
             ) from None
         yield _Record(name, place, features)
-        number += 1
+        number, size = number + 1, size + _FRAME + len(content)
+
+
+def _require_end(path: Path, size: int) -> None:
+    """Raises EOFError if bytes follow the last record, which TensorFlow takes for its end."""
+    found = path.stat().st_size
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            found = sum(map(len, iter(partial(file.read, 2**20), b"")))
+    if found != size:
+        raise EOFError(f"{found - size} bytes that are no record")
 
 
 def _classes(pattern: str, texts: dict[int, set[str]]) -> tuple[dict[int, int], list[str]]:
