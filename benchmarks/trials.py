@@ -92,11 +92,11 @@ class Plan:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Returns mean ± standard deviation of the sample."""
+    """Returns mean ± standard deviation of the sample; what is the same for all stands alone."""
     if not values:
         return ""
     mean = f"{np.mean(values):{form}}"
-    return f"{mean} ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else mean
+    return f"{mean} ± {np.std(values, ddof=1):{form}}" if len(set(values)) > 1 else mean
 
 
 def difference(pairs: Sequence[float], other: str, form: str) -> str:
