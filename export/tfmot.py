@@ -289,11 +289,11 @@ def trainer(
                 return len(batches)
 
             def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-                return batches[index]
+                x, y = batches.of(batches.indices(self.epoch)[index])
+                return x.astype(np.float32), y
 
             def on_epoch_end(self) -> None:
                 self.epoch += 1
-                batches.start(self.epoch)
 
         rates = tf_keras.optimizers.schedules.CosineDecay(lr, len(batches) * epochs)
         optimizer = tf_keras.optimizers.AdamW(rates, weight_decay=weight_decay)

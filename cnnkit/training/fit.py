@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from cnnkit import files
 from cnnkit import registry
 from cnnkit.analysis.logits import logits
 from cnnkit.errors import DivergedError
@@ -20,13 +21,16 @@ from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS as METRICS
 from cnnkit.training.keeper import Keeper
 from cnnkit.training.momentum import RampedSGD
+from cnnkit.training.pipeline import Augment
 from cnnkit.training.pipeline import Batches
+from cnnkit.training.pipeline import Sampler
 from cnnkit.training.reporter import Reporter
 from cnnkit.training.schedules import learning_rates
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
 
+FAILURE = "failures/divergence.json"
 # With the constants of Wei 2017, section 11.2.4, where Keras has others.
 OPTIMIZERS = {
     "adadelta": partial(keras.optimizers.Adadelta, rho=0.95, epsilon=1e-6),
@@ -68,13 +72,20 @@ def fit(  # noqa: PLR0913
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
     loss: keras.losses.Loss | None = None,
+    ema: float = 0.0,
+    clip_norm: float | None = None,
     patience: int | None = None,
+    time_limit: float | None = None,
+    retries: int = 0,
     seed: int = 0,
     deterministic: bool = False,
     keep_best: bool = True,
+    sampler: Sampler | None = None,
+    augment: Augment | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     wrap: Callable[[keras.Model], keras.Model] | None = None,
     folder: Path | None = None,
+    resume: bool = False,
     reporter: Reporter | None = None,
 ) -> History:
     """Trains `model` in place and leaves it with the weights of its best epoch.
@@ -95,68 +106,129 @@ def fit(  # noqa: PLR0913
         weight_decay: Fraction of each kernel taken away a step, times the rate.
         label_smoothing: Part of each label that is spread over all classes, in [0, 1).
         loss: Of logits and one-hot labels; None is the cross-entropy with `label_smoothing`.
+        ema: Momentum of a running average of the weights, in [0, 1), which is what is validated and
+            kept; 0 keeps the weights themselves.
+        clip_norm: Largest norm of all gradients together, positive; None leaves them.
         patience: Epochs without a better one after which training ends; None never ends it.
-        seed: Of the order of the pictures.
+        time_limit: Seconds after which training ends with its epoch; None never ends it.
+        retries: How often training goes back to its last finite epoch, and on at half the rate,
+            when it diverges.
+        seed: Of the order of the pictures and of their augmentation.
         deterministic: Only operations that give the same bits each time, from now on.
         keep_best: False leaves the weights of the last epoch: for callbacks that change the
             network on the way, so that an earlier epoch is not what was asked for.
+        sampler: Chooses the training pictures of an epoch; None takes each once.
+        augment: Changes every batch of training pictures.
         callbacks: See the network at every step, before its weights are remembered. Their
             `model` shares its layers with `model`.
         wrap: Given `logits(model)`, returns what is trained in its place and trains its weights,
             such as a distiller around it.
-        folder: Where `metrics.csv` and `checkpoints/best.keras` are kept up to date.
+        folder: Where `metrics.csv` and `checkpoints` are kept up to date.
+        resume: Goes on from the last epoch in `folder`, to the very same weights as without the
+            interruption, given the same arguments and a start of the same seed.
         reporter: Told about every epoch.
 
     Raises:
-        DivergedError: If loss or weights become NaN or infinite. The model then has its last
-            good weights, and so has the checkpoint.
-        UsageError: If the optimizer or the schedule is unknown.
+        DivergedError: If loss or weights become NaN or infinite more than `retries` times. The
+            model then has its best weights, and so has the checkpoint; the pictures of the last
+            batch are named in `failures/`.
+        UsageError: If the optimizer or the schedule is unknown, or the checkpoint is of another
+            network.
     """
     if deterministic:
         _only_deterministic_operations()
-    classes = model.output_shape[-1]
-    train = Batches(*dataset.arrays("train"), classes, batch_size, seed)
+    classes, reporter = model.output_shape[-1], reporter or Reporter()
+    train = Batches(*dataset.arrays("train"), classes, batch_size, seed, sampler, augment)
     val_x, val_y = dataset.arrays("val")
     val = Batches(val_x, val_y, classes, 4 * batch_size) if len(val_y) else None
-    rates = learning_rates(lr, schedule, epochs, len(train), warmup_epochs)
     trained = wrap(logits(model)) if wrap else logits(model)
-    trained.compile(
-        optimizer=_optimizer(optimizer, rates, weight_decay, epochs * len(train)),
-        loss=loss
-        or keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=_jit(),
-    )
-    keeper = Keeper(model, train, rates, patience or epochs, folder, reporter or Reporter())
-    trained.fit(
-        train,
-        validation_data=val,
-        epochs=epochs,
-        shuffle=False,  # `Batches` has its own order
-        verbose=0,
-        callbacks=[*callbacks, keeper],
-    )
+    keeper = Keeper(model, patience or epochs, folder, reporter, time_limit, retries)
+    if resume and folder:
+        keeper.resume(folder)
+    # The order matters: the keeper looks while averages are in the place of the weights.
+    watching = [*callbacks, keeper, *([keras.callbacks.SwapEMAWeights()] if ema else [])]
+    while True:
+        rates = learning_rates(
+            lr * 0.5**keeper.rollbacks, schedule, epochs, len(train), warmup_epochs
+        )
+        options = {"use_ema": True, "ema_momentum": ema} if ema else {}
+        trained.compile(
+            optimizer=_optimizer(
+                optimizer,
+                rates,
+                epochs * len(train),
+                weight_decay=weight_decay,
+                global_clipnorm=clip_norm,
+                **options,
+            ),
+            loss=loss
+            or keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=label_smoothing
+            ),
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            jit_compile=_jit(),
+        )
+        trained.optimizer.build(trained.trainable_variables)
+        keeper.start(trained, rates)
+        if keeper.epoch < epochs and not keeper.stalled:
+            trained.fit(
+                train.stream(range(keeper.epoch, epochs)),
+                validation_data=val and val.stream(),
+                initial_epoch=keeper.epoch,
+                epochs=epochs,
+                steps_per_epoch=len(train),
+                shuffle=False,  # the stream has its own order
+                verbose=0,
+                callbacks=watching,
+            )
+        if not keeper.diverged or keeper.rollbacks == retries:
+            break
+        keeper.rollbacks += 1
+        reporter.warn(
+            f"{keeper.diverged} in epoch {keeper.epoch + 1}: back to the end of epoch "
+            f"{keeper.epoch}, and on at half the rate ({keeper.rollbacks} of {retries})"
+        )
     if keep_best or keeper.diverged:
         model.set_weights(keeper.weights)
     if keeper.diverged:
-        if folder:
-            save_model(model, folder / BEST)
-        raise DivergedError(
-            f"Training diverged in epoch {len(keeper.rows) + 1}",
-            received=keeper.diverged,
-            todo=f"use a lower learning rate, such as {min(lr / 10, 1e-3):g}, or look for bad "
-            f"pictures; the weights of {keeper.kept} are kept"
-            + (f" in {folder / BEST}" if folder else ""),
-        )
+        raise _diverged(keeper, train, dataset, lr)
     return History(keeper.rows, keeper.best_epoch)
 
 
-def _optimizer(
-    name: str, rates: Any, weight_decay: float, steps: int
-) -> keras.optimizers.Optimizer:
+def _diverged(keeper: Keeper, train: Batches, dataset: Dataset, lr: float) -> DivergedError:
+    """Returns the error of a training that went wrong, after writing down what it was."""
+    chosen = train.indices(keeper.epoch)[keeper.batch].tolist()
+    names = dataset.ids("train") if hasattr(dataset, "ids") else list(map(str, range(len(train.x))))
+    pictures = [names[k] for k in chosen]
+    kept, rate = f"the weights of {keeper.kept} are kept", lr * 0.5**keeper.rollbacks
+    where = f"batch {keeper.batch + 1} with {', '.join(pictures[:3])}"
+    if keeper.folder:
+        save_model(keeper.net, keeper.folder / BEST)
+        told = {
+            "epoch": keeper.epoch + 1,
+            "batch": keeper.batch + 1,
+            "received": keeper.diverged,
+            "lr": rate,
+            "rollbacks": keeper.rollbacks,
+            "pictures": pictures,
+        }
+        files.write_json(keeper.folder / FAILURE, told)
+        kept += f" in {keeper.folder / BEST}"
+        where += f" and others, in {keeper.folder / FAILURE}" if len(pictures) > 3 else ""
+    again = f", after going back {keeper.rollbacks} times," if keeper.rollbacks else ""
+    return DivergedError(
+        f"Training diverged{again} in epoch {keeper.epoch + 1}",
+        where=where,
+        received=keeper.diverged,
+        todo=f"use a lower learning rate, such as {min(rate / 10, 1e-3):g}, or look for bad "
+        f"pictures in this batch; {kept}",
+    )
+
+
+def _optimizer(name: str, rates: Any, steps: int, **options: Any) -> keras.optimizers.Optimizer:
     make = OPTIMIZERS[registry.known("optimizer", name, OPTIMIZERS)]
     ramp = {"steps": steps} if make is RampedSGD else {}
-    optimizer = make(learning_rate=rates, weight_decay=weight_decay, **ramp)
+    optimizer = make(learning_rate=rates, **options, **ramp)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
 

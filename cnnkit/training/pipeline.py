@@ -1,9 +1,20 @@
-"""Batches whose order depends on the seed and the epoch alone."""
+"""Batches whose order and augmentation depend on the seed and the epoch alone."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeAlias
 
-import keras
 import numpy as np
+
+# Given pixels, labels and a seed of two int32, returns pixels and labels, in TensorFlow operations.
+Augment: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Any]]
+# Given an epoch, returns the indices of its pictures in their order.
+Sampler: TypeAlias = Callable[[int], np.ndarray]
 
 
 def order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -11,39 +22,82 @@ def order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-class Batches(keras.utils.PyDataset):
+class Batches:
     """Raw pixels and one-hot labels in batches, for any backend of Keras.
 
     The pictures are divided evenly, so that no last batch is too small for batch
     normalization: sizes differ by one at most.
 
     Args:
-        x: Pixels `(n, height, width, channels)`.
+        x: Pixels `(n, height, width, channels)`; may lie on disk, as `np.memmap`.
         y: Labels `(n,)`, or float32 `(n, numbers)` that stand in the place of one-hot labels.
         classes: Number of classes.
         batch_size: Pictures in a batch, at most.
-        seed: Of the order; None keeps the order of the arrays.
+        seed: Of order and augmentation; None keeps the order of the arrays.
+        sampler: Chooses the pictures of an epoch, as many in each; None takes every picture once.
+        augment: Changes every batch, with another seed in each epoch.
     """
 
     def __init__(
-        self, x: np.ndarray, y: np.ndarray, classes: int, batch_size: int, seed: int | None = None
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        classes: int,
+        batch_size: int,
+        seed: int | None = None,
+        sampler: Sampler | None = None,
+        augment: Augment | None = None,
     ) -> None:
-        super().__init__()
         self.x, self.y, self.seed = x, y, seed
+        self.sampler, self.augment = sampler, augment
         self.one_hot = np.eye(classes, dtype=np.float32)
-        self.steps = math.ceil(len(x) / batch_size)
-        self.start(0)
-
-    def start(self, epoch: int) -> None:
-        """Puts the pictures in the order of an epoch."""
-        n = len(self.x)
-        indices = np.arange(n) if self.seed is None else order(self.seed, epoch, n)
-        self.batches = np.array_split(indices, self.steps)
+        self.steps = math.ceil(len(self._order(0)) / batch_size)
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self.batches[index]
-        x, y = self.x[chosen], self.y[chosen]
-        return x.astype(np.float32), self.one_hot[y] if y.ndim == 1 else y
+    def indices(self, epoch: int) -> list[np.ndarray]:
+        """Returns which pictures are in each batch of an epoch."""
+        return np.array_split(self._order(epoch), self.steps)
+
+    def of(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns pixels as they are stored, and float32 labels, of the chosen pictures."""
+        y = self.y[chosen]
+        return self.x[chosen], self.one_hot[y] if y.ndim == 1 else y
+
+    def stream(self, epochs: Sequence[int] = (0,)) -> Any:
+        """Returns the batches of some epochs, one after the other, as a `tf.data.Dataset`.
+
+        They are made ready while the network computes, and pixels are float32.
+        """
+        import tensorflow as tf  # Its pipelines feed every backend.
+
+        def produce() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for epoch in epochs:
+                for step, chosen in enumerate(self.indices(epoch)):
+                    yield _seed(self.seed, epoch, step), *self.of(chosen)
+
+        def finish(seed: Any, x: Any, y: Any) -> tuple[Any, Any]:
+            x = tf.cast(x, tf.float32)
+            return self.augment(x, y, seed) if self.augment else (x, y)
+
+        numbers = self.one_hot.shape[1:] if self.y.ndim == 1 else self.y.shape[1:]
+        signature = (
+            tf.TensorSpec((2,), tf.int32),
+            tf.TensorSpec((None, *self.x.shape[1:]), self.x.dtype),
+            tf.TensorSpec((None, *numbers), tf.float32),
+        )
+        made = tf.data.Dataset.from_generator(produce, output_signature=signature)
+        # Otherwise Keras finds its end by running into it, and warns of that.
+        made = made.apply(tf.data.experimental.assert_cardinality(len(epochs) * self.steps))
+        return made.map(finish, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.sampler:
+            return self.sampler(epoch)
+        n = len(self.x)
+        return np.arange(n) if self.seed is None else order(self.seed, epoch, n)
+
+
+def _seed(seed: int | None, epoch: int, step: int) -> np.ndarray:
+    return np.random.SeedSequence((seed or 0, epoch, step)).generate_state(2).view(np.int32)

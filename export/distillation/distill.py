@@ -158,7 +158,9 @@ class _Answered:
         if not len(y):
             return x, y
         batches = Batches(x, y, self.teacher.output_shape[-1], BATCH)
-        return x, np.concatenate([batches.one_hot[y], self.teacher.predict(batches, verbose=0)], 1)
+        return x, np.concatenate(
+            [batches.one_hot[y], self.teacher.predict(batches.stream(), verbose=0)], 1
+        )
 
 
 def _require_fit(teacher: keras.Model, student: keras.Model) -> None:
