@@ -22,6 +22,7 @@ from apps.commands.explain import explain
 from apps.commands.export import export
 from apps.commands.list import list_names
 from apps.commands.predict import predict
+from apps.commands.resume import resume
 from apps.commands.run import run
 from apps.commands.show import show
 from apps.commands.train import train
@@ -33,6 +34,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "run": run,
     "check": check,
     "train": train,
+    "resume": resume,
     "compress": compress,
     "export": export,
     "verify": verify,

@@ -99,7 +99,7 @@ def measure(seed: int, dataset: "Dataset", known: set[tuple[str, int]]) -> Itera
         compress={"finetune_epochs": FINETUNE, "finetune_lr": FINETUNE_LR},
     ).recipe
     start = time.perf_counter()
-    fit(dense, dataset, **recipe.train.model_dump())
+    fit(dense, dataset, **dict(recipe.train))
     yield _run(seed, DENSE, 1, dense, dense, dataset, start)
     for method, factors in todo.items():
         model = dense

@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from typing import Any
 
 from cnnkit.errors import CnnkitError
@@ -94,6 +96,42 @@ def remove(path: Path) -> None:
     else:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if it is not there.
+
+    A process that was killed owns nothing any more.
+
+    Raises:
+        UsageError: If another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / ".lock"
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except OSError:
+            raise UsageError(
+                "Another process works in this folder",
+                where=folder,
+                todo="wait for it, or choose another folder with --out",
+            ) from None
+        yield
+    remove(lock)
+
+
+def _lock(file: IO[str]) -> None:
+    """Locks an open file until it is closed or the process ends, however it ends."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def require_free(path: Path, marker: str, *, overwrite: bool = False) -> None:

@@ -227,7 +227,7 @@ def _trainer(
     if lesson and special:
         reporter.warn(f"fine-tuning learns from the teacher, and not by {special}")
     defaults = {
-        **recipe.train.model_dump(),
+        **dict(recipe.train),
         "warmup_epochs": 0,
         "loss": None if dataset is None else loss_of(recipe, dataset),
         "patience": recipe.guard.patience,

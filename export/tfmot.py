@@ -283,17 +283,18 @@ def trainer(
         base: Any = tf_keras.utils.Sequence
 
         class Sequence(base):
-            epoch = 0
+            epoch, chosen = 0, batches.indices(0)
 
             def __len__(self) -> int:
                 return len(batches)
 
             def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-                x, y = batches.of(batches.indices(self.epoch)[index])
+                x, y = batches.of(self.chosen[index])
                 return x.astype(np.float32), y
 
             def on_epoch_end(self) -> None:
                 self.epoch += 1
+                self.chosen = batches.indices(self.epoch)
 
         rates = tf_keras.optimizers.schedules.CosineDecay(lr, len(batches) * epochs)
         optimizer = tf_keras.optimizers.AdamW(rates, weight_decay=weight_decay)

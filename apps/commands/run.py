@@ -12,6 +12,7 @@ from apps import console
 from apps.commands.export import refuse
 from apps.commands.export import show
 from apps.commands.export import write_bundle
+from apps.commands.train import resumable
 
 
 def run(
@@ -45,7 +46,8 @@ def run(
         printer.stage("checking the data")
         manifest = check(recipe, printer)
         printer.stage("training")
-        made = train(manifest, resolved, folder, overwrite=overwrite, reporter=printer)
+        with resumable(folder):
+            made = train(manifest, resolved, folder, overwrite=overwrite, reporter=printer)
         printer.stage("compressing")
         small = compress(open_subject(made.folder), recipe.compress.passes, reporter=printer)
         printer.stage("exporting, verifying and reporting")

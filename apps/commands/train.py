@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Annotated
@@ -25,6 +28,16 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same weights on every run; slower.")
     ] = False,
+    mixed_precision: Annotated[
+        str | None, typer.Option(help="auto, off, float16 or bfloat16.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="auto, one, mirrored or jax-mesh.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Ends with the epoch in which it is over, such as 30m.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Weights to begin with: a file or a run folder.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. [default: runs/NAME]")] = None,
     overwrite: arguments.Overwrite = False,
 ) -> None:
@@ -37,17 +50,32 @@ def train(
         model__name=model,
         train__seed=seed,
         train__deterministic=deterministic or None,
+        device__mixed_precision=mixed_precision,
+        device__strategy=strategy,
+        guard__time_limit=time_limit,
+        model__pretrained=pretrained,
     )
     path = resolved.recipe.data.path
     folder = arguments.run_folder(out, arguments.name_of(path), overwrite)
     printer = console.Printer(1)
     printer.stage(f"training on {path}")
-    with console.hushed():
+    with console.hushed(), resumable(folder):
         import cnnkit
 
         run = cnnkit.train(path, resolved, folder, overwrite=overwrite, reporter=printer)
         show(run)
     printer.done()
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Says how to go on if the user interrupts what is inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / "checkpoints/state.json").is_file():
+            console.warn(f"go on with: cnnkit resume {shlex.quote(str(folder))}")
+        raise
 
 
 def show(run: Run) -> None:

@@ -24,12 +24,26 @@ from cnnkit.training.momentum import RampedSGD
 from cnnkit.training.pipeline import Augment
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.pipeline import Sampler
+from cnnkit.training.pipeline import batch_size_for
 from cnnkit.training.reporter import Reporter
 from cnnkit.training.schedules import learning_rates
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
 
+# Highest rates that are taken if none is given: those of Wei 2017, sections 11.2.2 and 11.2.4, and
+# three times Adam's for AdamW, whose decay holds the weights.
+RATES = {
+    "adadelta": 1.0,
+    "adagrad": 0.01,
+    "adam": 1e-3,
+    "adamw": 3e-3,
+    "momentum": 0.01,
+    "momentum-ramp": 0.01,
+    "plain-sgd": 0.1,
+    "rmsprop": 1e-3,
+    "sgd": 0.01,
+}
 FAILURE = "failures/divergence.json"
 # With the constants of Wei 2017, section 11.2.4, where Keras has others.
 OPTIMIZERS = {
@@ -64,8 +78,8 @@ def fit(  # noqa: PLR0913
     dataset: Dataset,
     *,
     epochs: int,
-    batch_size: int = 32,
-    lr: float = 1e-3,
+    batch_size: int | None = None,
+    lr: float | None = None,
     optimizer: str = "adamw",
     schedule: str = "cosine",
     warmup_epochs: int = 0,
@@ -97,8 +111,8 @@ def fit(  # noqa: PLR0913
         model: Functional classifier of raw pixels, ending in logits or probabilities.
         dataset: Its splits `train` and `val` are used.
         epochs: At most.
-        batch_size: Pictures a step.
-        lr: Learning rate at its highest.
+        batch_size: Pictures a step; None takes `batch_size_for` of the training split.
+        lr: Learning rate at its highest; None takes that of `RATES`.
         optimizer: One of `OPTIMIZERS`. Decay is decoupled in all; `sgd` has Nesterov momentum 0.9;
             the momentum of `momentum-ramp` rises from 0.5 to 0.9 over the training.
         schedule: One of `schedules.SCHEDULES`, such as `cosine` or `step:every=10,factor=0.1`.
@@ -138,7 +152,10 @@ def fit(  # noqa: PLR0913
     if deterministic:
         _only_deterministic_operations()
     classes, reporter = model.output_shape[-1], reporter or Reporter()
-    train = Batches(*dataset.arrays("train"), classes, batch_size, seed, sampler, augment)
+    x, y = dataset.arrays("train")
+    lr = lr or RATES[registry.known("optimizer", optimizer, RATES)]
+    batch_size = batch_size or batch_size_for(len(y))
+    train = Batches(x, y, classes, batch_size, seed, sampler, augment)
     val_x, val_y = dataset.arrays("val")
     val = Batches(val_x, val_y, classes, 4 * batch_size) if len(val_y) else None
     trained = wrap(logits(model)) if wrap else logits(model)
@@ -153,13 +170,16 @@ def fit(  # noqa: PLR0913
         )
         options = {"use_ema": True, "ema_momentum": ema} if ema else {}
         trained.compile(
-            optimizer=_optimizer(
-                optimizer,
-                rates,
-                epochs * len(train),
-                weight_decay=weight_decay,
-                global_clipnorm=clip_norm,
-                **options,
+            optimizer=_scaled(
+                trained,
+                _optimizer(
+                    optimizer,
+                    rates,
+                    epochs * len(train),
+                    weight_decay=weight_decay,
+                    global_clipnorm=clip_norm,
+                    **options,
+                ),
             ),
             loss=loss
             or keras.losses.CategoricalCrossentropy(
@@ -231,6 +251,14 @@ def _optimizer(name: str, rates: Any, steps: int, **options: Any) -> keras.optim
     optimizer = make(learning_rate=rates, **options, **ramp)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
+
+
+def _scaled(
+    trained: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> keras.optimizers.Optimizer:
+    # Keras scales the loss by itself only if the model as a whole, not its layers, is of float16.
+    half = any(layer.compute_dtype == "float16" for layer in trained._flatten_layers())
+    return keras.optimizers.LossScaleOptimizer(optimizer) if half else optimizer
 
 
 def _jit() -> str | bool:

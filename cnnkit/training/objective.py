@@ -16,6 +16,7 @@ from cnnkit.training import imbalance
 from cnnkit.training.evaluate import evaluate
 from cnnkit.training.feature_trainer import FeatureTrainer
 from cnnkit.training.feature_trainer import classifier
+from cnnkit.training.pipeline import batch_size_for
 from cnnkit.types import Tensor
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def wrap_of(
     """
     if not beyond_logits(recipe):
         return None
-    chosen, batch_size = recipe.loss, recipe.train.batch_size
+    chosen = recipe.loss
     features = classifier(logits(model))[1].shape[-1]
     margin = center = None
     if chosen.name == "large_margin":
@@ -81,7 +82,8 @@ def wrap_of(
     if chosen.center_weight:
         center = losses.CenterLoss(model.output_shape[-1], features)
     epochs = recipe.train.epochs if epochs is None else epochs
-    steps = math.ceil(imbalance.epoch_length(recipe, dataset) / batch_size) * epochs
+    n = imbalance.epoch_length(recipe, dataset)
+    steps = math.ceil(n / (recipe.train.batch_size or batch_size_for(n))) * epochs
     return lambda net: FeatureTrainer(net, margin, center, chosen.center_weight, steps)
 
 

@@ -22,6 +22,11 @@ def order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
+def batch_size_for(n: int) -> int:
+    """Returns how many of `n` training pictures make a batch: 32 up to 5,000, 128 from 20,000."""
+    return 32 if n < 5_000 else 64 if n < 20_000 else 128
+
+
 class Batches:
     """Raw pixels and one-hot labels in batches, for any backend of Keras.
 

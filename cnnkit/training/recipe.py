@@ -51,6 +51,22 @@ def _word(word: str) -> pydantic.PlainSerializer:
     return pydantic.PlainSerializer(lambda value: word if value is None else value)
 
 
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+def _seconds(value: Any) -> Any:
+    """Returns the seconds that a text such as "90s", "30m" or "2h" means; None for "none"."""
+    if not isinstance(value, str):
+        return value
+    if value == "none":
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", value.strip().lower())
+    if not match:
+        raise ValueError('seconds, or a text such as "90s", "30m", "2h" or "none"')
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 _AUTO = (pydantic.BeforeValidator(lambda v: None if v == "auto" else v), _word("auto"))
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
@@ -75,6 +91,7 @@ Init: TypeAlias = Literal[
     "data-pca",
     "data-kmeans",
 ]
+Seconds: TypeAlias = Annotated[Rate | None, pydantic.BeforeValidator(_seconds), _word("none")]
 SizeBytes: TypeAlias = Annotated[Positive | None, pydantic.BeforeValidator(_bytes), _word("none")]
 
 
@@ -143,20 +160,24 @@ class Train(_Section):
 
     Args:
         epochs: Passes over the training split, at most.
-        batch_size: Pictures a step.
+        batch_size: Pictures a step; None takes 32 to 128, the more, the more there are. If they do
+            not fit the memory, half as many are tried.
         optimizer: `adamw`, `adam`, `sgd` with Nesterov momentum 0.9, `momentum` 0.9 without,
             `momentum-ramp` from 0.5 to 0.9, `plain-sgd`, `adagrad`, `adadelta` or `rmsprop`.
-        lr: Learning rate at its highest; `adadelta` is made for 1.
+        lr: Learning rate at its highest; None takes what suits the optimizer.
         schedule: Such as `cosine`, which falls to zero over the epochs, `constant`, or
             `step:every=5,factor=0.5`; all are in `cnnkit.training.schedules.SCHEDULES`.
         warmup_epochs: Epochs in which the rate rises from zero.
         weight_decay: Fraction of each kernel taken away a step, times the rate.
-        seed: Of split, weights and order.
+        ema: Momentum of a running average of the weights, which is validated and kept; 0 takes the
+            weights themselves.
+        clip_norm: Largest norm of all gradients together; None leaves them.
+        seed: Of split, weights, order and augmentation.
         deterministic: Only operations that give the same bits each time: slower.
     """
 
     epochs: Positive = 30
-    batch_size: Positive = 32
+    batch_size: Annotated[Positive | None, *_AUTO] = None
     optimizer: Literal[
         "adadelta",
         "adagrad",
@@ -168,12 +189,29 @@ class Train(_Section):
         "rmsprop",
         "sgd",
     ] = "adamw"
-    lr: Rate = 3e-3
+    lr: Annotated[Rate | None, *_AUTO] = None
     schedule: Annotated[str, pydantic.AfterValidator(_schedule)] = "cosine"
     warmup_epochs: Count = 1
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-2
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[Rate | None, pydantic.BeforeValidator(_none), _word("none")] = None
     seed: Count = 0
     deterministic: bool = False
+
+
+class Device(_Section):
+    """What it is trained on.
+
+    Args:
+        strategy: `one` device; `mirrored` over all of this machine's devices, with TensorFlow;
+            `jax-mesh` over all devices, with JAX; `auto` takes all that the backend can use.
+        mixed_precision: Computes in `float16` or `bfloat16`, with the logits and all weights in
+            float32; `auto` does so on a GPU that has the units for it, else `off`. The finished
+            model computes in float32.
+    """
+
+    strategy: Literal["auto", "one", "mirrored", "jax-mesh"] = "auto"
+    mixed_precision: Literal["auto", "off", "float16", "bfloat16"] = "auto"
 
 
 class Loss(_Section):
@@ -266,9 +304,15 @@ class Guard(_Section):
 
     Args:
         patience: Epochs without a better one after which training ends.
+        on_nan: `rollback` goes back to the last finite epoch and on at half the rate; `stop` ends.
+        max_rollbacks: How often, before the training ends.
+        time_limit: Seconds, or a text such as "30m", after which training ends with its epoch.
     """
 
     patience: Positive = 15
+    on_nan: Literal["rollback", "stop"] = "rollback"
+    max_rollbacks: Count = 3
+    time_limit: Seconds = None
 
 
 class Compress(_Section):
@@ -315,6 +359,7 @@ class Recipe(_Section):
     data: Data = Data()
     model: Model = Model()
     train: Train = Train()
+    device: Device = Device()
     loss: Loss = Loss()
     augment: Augment = Augment()
     imbalance: Imbalance = Imbalance()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import importlib.util
 import platform
 import sys
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,20 @@ from cnnkit import models
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
+from cnnkit.training.devices import devices
+from cnnkit.training.devices import dtype_policy
+from cnnkit.training.devices import in_float32
+from cnnkit.training.devices import out_of_memory
+from cnnkit.training.devices import policy_of
+from cnnkit.training.fit import RATES
+from cnnkit.training.fit import History
 from cnnkit.training.fit import fit
 from cnnkit.training.initialize import initialize
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
 from cnnkit.training.objective import loss_of
 from cnnkit.training.objective import wrap_of
+from cnnkit.training.pipeline import batch_size_for
 from cnnkit.training.pretrained import load_weights
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
@@ -32,12 +42,15 @@ from cnnkit.training.recipe import flat
 from cnnkit.training.recipe import resolve
 from cnnkit.training.recipe import to_dict
 from cnnkit.training.recipe import to_toml
+from cnnkit.training.reporter import Journal
 from cnnkit.training.reporter import Reporter
 
 MODEL = "model.keras"
 MANIFEST = "data.manifest.json"
 CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
+CHECKPOINTS = "checkpoints"
+EVENTS = "events.jsonl"
 PACKAGES = ("cnnkit", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
 
@@ -91,7 +104,8 @@ class Run:
                 "Training has not finished in this run",
                 where=self.folder,
                 expected=MODEL,
-                todo=f"train again, or use its best weights so far: {self.folder / BEST}",
+                todo=f"go on with `cnnkit resume {self.folder}`, or use its best weights so far: "
+                f"{self.folder / BEST}",
             )
         return load_model(self.folder / MODEL)
 
@@ -144,39 +158,122 @@ def train(
     manifest = data if isinstance(data, sources.Manifest) else check(recipe, reporter)
     dataset = _load(manifest, recipe)
     height, width, channels = dataset.image_shape
-    name = recipe.model.name
+    name, given = recipe.model.name, recipe.train
     resolved = _with(
         resolved,
         "chosen from the data",
         data={"image_size": [height, width], "channels": channels},
         model={"name": choose(dataset.image_shape) if name == "auto" else name},
+        train={
+            "batch_size": given.batch_size or batch_size_for(len(dataset.labels("train"))),
+            "lr": given.lr or RATES[given.optimizer],
+        },
     )
     recipe = resolved.recipe
-    model = _build(recipe, dataset, reporter)
-    loss, wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, model)
+    with devices(recipe.device.strategy):
+        training = _Training(dataset, recipe, reporter)
+        files.remove(out)
+        with files.owned(out):
+            files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
+            files.write_text(out / CONFIG, to_toml(recipe))
+            values = flat(to_dict(recipe))
+            origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
+            files.write_json(out / "config.resolved.json", origins)
+            files.write_json(out / "classes.json", manifest.classes)
+            manifest.save(out / MANIFEST)
+            reporter.step(f"training {recipe.model.name} on {height}x{width}x{channels} pictures")
+            training.run(out)
+    return Run(out, manifest, training.recipe)
 
-    files.remove(out)
-    files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
-    manifest.save(out / MANIFEST)
-    files.write_text(out / CONFIG, to_toml(recipe))
-    values = flat(to_dict(recipe))
-    origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
-    files.write_json(out / "config.resolved.json", origins)
-    files.write_json(out / "classes.json", manifest.classes)
-    reporter.step(f"training {recipe.model.name} on {height}x{width}x{channels} pictures")
-    history = fit(
-        model,
-        dataset,
-        **recipe.train.model_dump(),
-        loss=loss,
-        wrap=wrap,
-        patience=recipe.guard.patience,
-        folder=out,
-        reporter=reporter,
-    )
-    save_model(model, out / MODEL)
-    reporter.note(f"the best of {len(history.rows)} epochs is {history.best_epoch}")
-    return Run(out, manifest, recipe)
+
+def resume(folder: str | Path, reporter: Reporter | None = None) -> Run:
+    """Goes on with a training that was killed, from the end of its last epoch.
+
+    The weights it ends with are those of the training that was never killed: bit for bit with
+    `train.deterministic` on a CPU. A run that has finished is left as it is.
+
+    Args:
+        folder: The run folder, which holds everything there is to know.
+        reporter: Told about every step.
+
+    Raises:
+        UsageError: If it is not a run folder, its checkpoint is damaged, or another process works
+            in it.
+        DataError: If the data has changed.
+        DivergedError: If the loss became NaN; the last good weights are in the folder.
+    """
+    run, reporter = Run.open(folder), reporter or Reporter()
+    if (run.folder / MODEL).is_file():
+        reporter.note(f"{run.folder} has finished before")
+        return run
+    with devices(run.recipe.device.strategy), files.owned(run.folder):
+        training = _Training(run.dataset(), run.recipe, reporter)
+        reporter.step(f"going on with {run.recipe.model.name} in {run.folder}")
+        training.run(run.folder, resume=True)
+    return Run(run.folder, run.manifest, training.recipe)
+
+
+class _Training:
+    """A network that is ready to be trained.
+
+    Attributes:
+        recipe: Which this may change: a batch that does not fit the memory is halved.
+    """
+
+    def __init__(self, dataset: sources.Dataset, recipe: Recipe, reporter: Reporter) -> None:
+        self.dataset, self.recipe, self.reporter = dataset, recipe, reporter
+        self.model = _build(recipe, dataset, reporter)
+        self.loss, self.wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, self.model)
+
+    def run(self, folder: Path, *, resume: bool = False) -> None:
+        """Trains, and writes the finished model."""
+        start = self.model.get_weights()
+        while True:
+            try:
+                history = self._fit(folder, resume)
+                break
+            except Exception as error:
+                batch_size = self.recipe.train.batch_size or 1
+                if not out_of_memory(error) or batch_size < 2:
+                    raise
+                self.reporter.warn(
+                    f"out of memory with {batch_size} pictures a step: from the start, with half"
+                )
+            self.recipe = self.recipe.model_copy(
+                update={
+                    "train": self.recipe.train.model_copy(update={"batch_size": batch_size // 2})
+                }
+            )
+            files.write_text(folder / CONFIG, to_toml(self.recipe))
+            files.remove(folder / CHECKPOINTS)
+            self.model.set_weights(start)
+            resume = False
+        save_model(in_float32(self.model), folder / MODEL)
+        self.reporter.note(f"the best of {len(history.rows)} epochs is {history.best_epoch}")
+
+    def _fit(self, folder: Path, resume: bool) -> History:
+        guard = self.recipe.guard
+        return fit(
+            self.model,
+            self.dataset,
+            **dict(self.recipe.train),
+            loss=self.loss,
+            wrap=self.wrap,
+            patience=guard.patience,
+            time_limit=guard.time_limit,
+            retries=guard.max_rollbacks if guard.on_nan == "rollback" else 0,
+            callbacks=_boards(folder),
+            folder=folder,
+            resume=resume,
+            reporter=Journal(folder / EVENTS, self.reporter),
+        )
+
+
+def _boards(folder: Path) -> list[keras.callbacks.Callback]:
+    """Returns what writes for TensorBoard, if that is installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return []
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
 
 
 def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
@@ -226,7 +323,7 @@ def deployable(net: keras.Model, mean: Sequence[float], scale: Sequence[float]) 
         mean: Of each channel, in 0-255.
         scale: Standard deviation of each channel, positive.
     """
-    copy = keras.models.clone_model(net)
+    copy = keras.models.clone_model(net, clone_function=_head_in_float32(net))
     copy.set_weights(net.get_weights())
     image = keras.Input(net.input_shape[1:], name="image", dtype="float32")
     x = keras.layers.Rescaling(
@@ -241,6 +338,19 @@ def deployable(net: keras.Model, mean: Sequence[float], scale: Sequence[float]) 
     model = keras.models.clone_model(flattened)
     model.set_weights(flattened.get_weights())
     return model
+
+
+def _head_in_float32(net: keras.Model) -> Callable[[keras.layers.Layer], keras.layers.Layer]:
+    """Returns the copy of a layer; that of what makes the outputs computes in float32."""
+    head = net.outputs[0]._keras_history.operation
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if layer is head and layer.compute_dtype != "float32":
+            config["dtype"] = "float32"
+        return type(layer).from_config(config)
+
+    return copy
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -283,9 +393,10 @@ def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
 
 def _build(recipe: Recipe, dataset: sources.Dataset, reporter: Reporter) -> keras.Model:
     keras.utils.set_random_seed(recipe.train.seed)
-    net = models.build(
-        recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
-    )
+    with dtype_policy(policy_of(recipe.device.mixed_precision)):
+        net = models.build(
+            recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
+        )
     model = deployable(net, *dataset.statistics())
     initialize(model, recipe.model.init, dataset.arrays("train")[0], recipe.train.seed)
     if recipe.model.pretrained != "none":

@@ -19,9 +19,14 @@ def run(tmp_path_factory):
 
 
 def test_run_folder_is_complete_and_opens_again(run):
+    boards = {p.relative_to(run.folder).as_posix() for p in run.folder.glob("tensorboard*/**/*")}
+    boards.add("tensorboard")
+    assert any("tfevents" in name for name in boards)
     assert {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*")} == {
-        *("checkpoints", "checkpoints/best.keras", "classes.json", "config.resolved.json"),
-        *("config.toml", "data.manifest.json", "environment.json", "metrics.csv", "model.keras"),
+        *("checkpoints", "checkpoints/best.keras", "checkpoints/last.keras"),
+        *("checkpoints/state.json", "checkpoints/state-00002.npz", "classes.json"),
+        *("config.resolved.json", "config.toml", "data.manifest.json", "environment.json"),
+        *("events.jsonl", "metrics.csv", "model.keras", *boards),
     }
     again = Run.open(run.folder)
     assert (again.recipe, again.manifest) == (run.recipe, run.manifest)
@@ -40,7 +45,8 @@ def test_choices_and_their_origin_are_written(run):
     assert found["model.name"] == {"value": "resnet8", "from": "chosen from the data"}
     assert found["data.image_size"] == {"value": [8, 8], "from": "chosen from the data"}
     assert found["train.epochs"] == {"value": 2, "from": "--set"}
-    assert found["train.batch_size"]["from"] == "default"
+    assert found["train.batch_size"] == {"value": 32, "from": "chosen from the data"}
+    assert found["train.weight_decay"]["from"] == "default"
     assert found["data.path"] == {"value": "digits", "from": "argument"}
 
 
