@@ -21,7 +21,7 @@ from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS as METRICS
 from cnnkit.training.keeper import Keeper
 from cnnkit.training.momentum import RampedSGD
-from cnnkit.training.pipeline import Augment
+from cnnkit.training.pipeline import Augmentation
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.pipeline import Sampler
 from cnnkit.training.pipeline import batch_size_for
@@ -95,7 +95,7 @@ def fit(  # noqa: PLR0913
     deterministic: bool = False,
     keep_best: bool = True,
     sampler: Sampler | None = None,
-    augment: Augment | None = None,
+    augment: Augmentation | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     wrap: Callable[[keras.Model], keras.Model] | None = None,
     folder: Path | None = None,
@@ -132,7 +132,7 @@ def fit(  # noqa: PLR0913
         keep_best: False leaves the weights of the last epoch: for callbacks that change the
             network on the way, so that an earlier epoch is not what was asked for.
         sampler: Chooses the training pictures of an epoch; None takes each once.
-        augment: Changes every batch of training pictures.
+        augment: Says what is done to the training pictures of an epoch; None leaves them.
         callbacks: See the network at every step, before its weights are remembered. Their
             `model` shares its layers with `model`.
         wrap: Given `logits(model)`, returns what is trained in its place and trains its weights,

@@ -12,7 +12,10 @@ from typing import TypeAlias
 import numpy as np
 
 # Given pixels, labels and a seed of two int32, returns pixels and labels, in TensorFlow operations.
-Augment: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Any]]
+# With an attribute `boxes`, a row for each picture, it is also given the rows of its pictures.
+Augment: TypeAlias = Callable[..., tuple[Any, Any]]
+# Given an epoch, returns what is done to its pictures, if anything.
+Augmentation: TypeAlias = Callable[[int], Augment | None]
 # Given an epoch, returns the indices of its pictures in their order.
 Sampler: TypeAlias = Callable[[int], np.ndarray]
 
@@ -40,7 +43,7 @@ class Batches:
         batch_size: Pictures in a batch, at most.
         seed: Of order and augmentation; None keeps the order of the arrays.
         sampler: Chooses the pictures of an epoch, as many in each; None takes every picture once.
-        augment: Changes every batch, with another seed in each epoch.
+        augment: Says what changes the batches of an epoch, with another seed for each.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Batches:
         batch_size: int,
         seed: int | None = None,
         sampler: Sampler | None = None,
-        augment: Augment | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         self.x, self.y, self.seed = x, y, seed
         self.sampler, self.augment = sampler, augment
@@ -77,25 +80,45 @@ class Batches:
         """
         import tensorflow as tf  # Its pipelines feed every backend.
 
-        def produce() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        parts: list[tuple[Augment | None, list[int]]] = []
+        for epoch in epochs:
+            augment = self.augment(epoch) if self.augment else None
+            if not parts or parts[-1][0] is not augment:
+                parts.append((augment, []))
+            parts[-1][1].append(epoch)
+        first, *others = [self._part(augment, part) for augment, part in parts]
+        for other in others:
+            first = first.concatenate(other)
+        return first.prefetch(tf.data.AUTOTUNE)
+
+    def _part(self, augment: Augment | None, epochs: list[int]) -> Any:
+        """Returns the batches of epochs that are augmented alike."""
+        import tensorflow as tf
+
+        boxes = getattr(augment, "boxes", None)
+
+        def produce() -> Iterator[tuple[np.ndarray, ...]]:
             for epoch in epochs:
                 for step, chosen in enumerate(self.indices(epoch)):
-                    yield _seed(self.seed, epoch, step), *self.of(chosen)
+                    extra = () if boxes is None else (boxes[chosen],)
+                    yield *self.of(chosen), _seed(self.seed, epoch, step), *extra
 
-        def finish(seed: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        def finish(x: Any, y: Any, seed: Any, *extra: Any) -> tuple[Any, Any]:
             x = tf.cast(x, tf.float32)
-            return self.augment(x, y, seed) if self.augment else (x, y)
+            return augment(x, y, seed, *extra) if augment else (x, y)
 
         numbers = self.one_hot.shape[1:] if self.y.ndim == 1 else self.y.shape[1:]
-        signature = (
-            tf.TensorSpec((2,), tf.int32),
+        signature = [
             tf.TensorSpec((None, *self.x.shape[1:]), self.x.dtype),
             tf.TensorSpec((None, *numbers), tf.float32),
-        )
-        made = tf.data.Dataset.from_generator(produce, output_signature=signature)
+            tf.TensorSpec((2,), tf.int32),
+        ]
+        if boxes is not None:
+            signature.append(tf.TensorSpec((None, *boxes.shape[1:]), boxes.dtype))
+        made = tf.data.Dataset.from_generator(produce, output_signature=tuple(signature))
         # Otherwise Keras finds its end by running into it, and warns of that.
         made = made.apply(tf.data.experimental.assert_cardinality(len(epochs) * self.steps))
-        return made.map(finish, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return made.map(finish, tf.data.AUTOTUNE, deterministic=True)
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.sampler:

@@ -21,6 +21,9 @@ from cnnkit import models
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
+from cnnkit.training import imbalance
+from cnnkit.training.augment import augmenter
+from cnnkit.training.augment import examples
 from cnnkit.training.devices import devices
 from cnnkit.training.devices import dtype_policy
 from cnnkit.training.devices import in_float32
@@ -29,11 +32,13 @@ from cnnkit.training.devices import policy_of
 from cnnkit.training.fit import RATES
 from cnnkit.training.fit import History
 from cnnkit.training.fit import fit
+from cnnkit.training.imbalance import sampler
 from cnnkit.training.initialize import initialize
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
 from cnnkit.training.objective import loss_of
 from cnnkit.training.objective import wrap_of
+from cnnkit.training.pipeline import Augmentation
 from cnnkit.training.pipeline import batch_size_for
 from cnnkit.training.pretrained import load_weights
 from cnnkit.training.recipe import Recipe
@@ -51,6 +56,7 @@ CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
 EVENTS = "events.jsonl"
+AUGMENTED = "plots/augmented.png"
 PACKAGES = ("cnnkit", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
 
@@ -224,10 +230,17 @@ class _Training:
         self.dataset, self.recipe, self.reporter = dataset, recipe, reporter
         self.model = _build(recipe, dataset, reporter)
         self.loss, self.wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, self.model)
+        self.sampler, self.augmenter = sampler(recipe, dataset), augmenter(recipe, dataset)
 
     def run(self, folder: Path, *, resume: bool = False) -> None:
         """Trains, and writes the finished model."""
         start = self.model.get_weights()
+        if self.recipe.imbalance.method != "none":
+            self.reporter.note(imbalance.method(self.recipe, self.dataset)[1])
+        if self.augmenter:
+            self.reporter.note(f"augmented by {self.augmenter}")
+            with files.replacing(folder / AUGMENTED) as partial:
+                examples(self.augmenter, self.dataset).save(partial)
         while True:
             try:
                 history = self._fit(folder, resume)
@@ -259,6 +272,8 @@ class _Training:
             **dict(self.recipe.train),
             loss=self.loss,
             wrap=self.wrap,
+            sampler=self.sampler,
+            augment=self._augmentation(),
             patience=guard.patience,
             time_limit=guard.time_limit,
             retries=guard.max_rollbacks if guard.on_nan == "rollback" else 0,
@@ -267,6 +282,14 @@ class _Training:
             resume=resume,
             reporter=Journal(folder / EVENTS, self.reporter),
         )
+
+    def _augmentation(self) -> Augmentation | None:
+        """Returns what is done in which epoch: nothing is mixed in the last ones."""
+        if self.augmenter is None:
+            return None
+        made, calm = self.augmenter, self.augmenter.without_mixing()
+        last = self.recipe.train.epochs - self.recipe.augment.off_last_epochs
+        return lambda epoch: made if epoch < last else calm
 
 
 def _boards(folder: Path) -> list[keras.callbacks.Callback]:
