@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ from cnnkit.analysis.functional import graph_of
 from cnnkit.analysis.functional import nodes
 from cnnkit.errors import UsageError
 
-_BATCH = 64
+# Pictures that are computed at once, and how many places they may have in all: a tape remembers
+# their activations.
+_BATCH, _PLACES = 256, 64 * 224**2
 # Where the gradient of a sigmoid is below 0.7 % of its inputs' (figure 8.2): inputs beyond 5.
 _SIGMOID = 1 / (1 + math.exp(-5))
 _TANH = 2 * _SIGMOID - 1  # tanh(x) = 2 sigmoid(2x) - 1
@@ -91,8 +94,8 @@ def measure(model: keras.Model, x: Any, y: Any = None) -> list[Health]:
     if not len(x):
         raise UsageError("No pictures to look at", where=model.name)
     tallies: dict[str, _Tally] = {}
-    for start in range(0, len(x), _BATCH):
-        batch = keras.ops.convert_to_tensor(x[start : start + _BATCH])
+    for part in _batches(x):
+        batch = keras.ops.convert_to_tensor(x[part])
         _run(graph, [keras.ops.cast(batch, graph.inputs[0].dtype)], "", tallies)
     gradients = _gradients(model, x, y) if y is not None else {}
     return [tally.health(name, gradients) for name, tally in tallies.items()]
@@ -227,6 +230,12 @@ class _Tally:
         )
 
 
+def _batches(x: Any) -> Iterator[slice]:
+    size = max(1, min(_BATCH, _PLACES // math.prod(x.shape[1:-1])))
+    for start in range(0, len(x), size):
+        yield slice(start, start + size)
+
+
 def _run(graph: Any, inputs: list[Any], prefix: str, tallies: dict[str, _Tally]) -> list[Any]:
     """Computes a graph, nested models opened, and tallies what the layers give."""
     values = {id(t): value for t, value in zip(graph.inputs, inputs, strict=True)}
@@ -274,8 +283,8 @@ def _gradients(model: keras.Model, x: Any, y: Any) -> dict[int, np.ndarray]:
 
     variables = model.trainable_variables
     total = {id(variable): np.zeros(variable.shape) for variable in variables}
-    for start in range(0, len(x), _BATCH):
-        part, wanted = (tf.convert_to_tensor(v[start : start + _BATCH]) for v in (x, y))
+    for batch in _batches(x):
+        part, wanted = (tf.convert_to_tensor(v[batch]) for v in (x, y))
         with tf.GradientTape() as tape:
             loss = model.compute_loss(part, wanted, model(part, training=False), training=False)
         found = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")

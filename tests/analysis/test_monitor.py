@@ -52,9 +52,9 @@ def test_dead_units_are_those_that_are_zero_everywhere():
 def test_a_unit_that_lives_in_one_of_many_batches_is_alive():
     image = keras.Input((2, 2, 1))
     model = keras.Model(image, layers.ReLU(name="relu")(image))
-    x = -np.ones((200, 2, 2, 1), "float32")
+    x = -np.ones((600, 2, 2, 1), "float32")
     assert rows_of(model, x)["relu"].dead == 1
-    x[130, 1, 0] = 1
+    x[300, 1, 0] = 1
     assert rows_of(model, x)["relu"].dead == 0
 
 
@@ -76,8 +76,8 @@ def test_scales_weights_and_gradients_by_hand():
     model = keras.Model(image, layers.Dense(1, use_bias=False, name="dense")(image))
     model.compile("sgd", "mse")
     model.set_weights([np.array([[3.0], [4.0]])])
-    x = np.array([[1, 0], [0, 1], [1, 1]] * 50, "float32")
-    row = rows_of(model, x, np.zeros((150, 1), "float32"))["dense"]
+    x = np.array([[1, 0], [0, 1], [1, 1]] * 100, "float32")
+    row = rows_of(model, x, np.zeros((300, 1), "float32"))["dense"]
     assert row.scale == pytest.approx(np.sqrt((9 + 16 + 49) / 3))
     assert row.weights == pytest.approx(5)
     # d/dw of the mean of (wx)²: 2/3 (3 + 7, 4 + 7).
