@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from benchmarks import trials
@@ -22,14 +23,16 @@ from cnnkit.training.fit import fit
 from cnnkit.training.train import deployable
 
 UNITS = (512, 512, 10)
-COUNT = 20_000
-LEARNING: dict[str, Any] = {"epochs": 15, "batch_size": 128}
-DENSE = "dense"
+COUNT = 10_000
+LEARNING: dict[str, Any] = {"epochs": 10, "batch_size": 128}
+# Of the training digits, enough for running means with a momentum of 0.9 to forget the first.
+PARTS = 40
+DENSE, DETERMINISTIC, STOCHASTIC = "dense", "binary-connect", "stochastic"
 # Arm -> method of `BinaryDense`, and the learning rate.
 METHODS: dict[str, tuple[str | None, float]] = {
     DENSE: (None, 1e-3),
-    "BinaryConnect, deterministic": ("binary-connect", 1e-2),
-    "BinaryConnect, stochastic": ("stochastic", 1e-2),
+    "BinaryConnect, deterministic": (DETERMINISTIC, 1e-2),
+    "BinaryConnect, stochastic": (STOCHASTIC, 1e-2),
 }
 
 
@@ -49,6 +52,19 @@ def network(method: str | None, seed: int = 0) -> keras.Model:
     return keras.Model(image, x)
 
 
+def wrong(model: keras.Model, method: str | None, digits: Digits) -> int:
+    """Returns the errors of `model` with its weights used as `method` does.
+
+    Batch normalization takes its statistics anew: those of training are of other weights, where
+    signs were drawn.
+    """
+    twin = deployable(network(method), *digits.statistics())
+    twin.set_weights(model.get_weights())
+    for part in np.array_split(digits.x, PARTS):
+        twin(part.astype("float32"), training=True)
+    return digits.errors(twin)
+
+
 def trained(digits: Digits, arm: str, seed: int) -> dict[str, float]:
     """Returns what the net of an arm and a seed came to."""
     method, lr = METHODS[arm]
@@ -58,14 +74,12 @@ def trained(digits: Digits, arm: str, seed: int) -> dict[str, float]:
     kernels = sum(w.size for w in model.get_weights() if w.ndim == 2)
     bits = (32 if method is None else 1) * kernels + 32 * (model.count_params() - kernels)
     row = {
-        "wrong": digits.errors(model),
+        "wrong": wrong(model, method and DETERMINISTIC, digits),
         "loss": history.rows[-1]["loss"],
         "bits": bits / kernels,
     }
-    if method is not None:
-        real = deployable(network(None), *digits.statistics())
-        real.set_weights(model.get_weights())
-        row["real"] = digits.errors(real)
+    if method == STOCHASTIC:
+        row["real"] = wrong(model, None, digits)
     return row
 
 
@@ -77,9 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         head=HEAD,
         columns={
             "wrong": ("wrong of 10,000", ".1f"),
-            "real": ("wrong with the real weights", ".1f"),
             "loss": ("training loss", ".4f"),
             "bits": ("bits per weight", ".2f"),
+            "real": ("wrong with the real weights", ".1f"),
         },
         settings={"count": COUNT, "units": UNITS, "methods": METHODS, **LEARNING},
         against={arm: DENSE for arm in METHODS if arm != DENSE},
@@ -93,7 +107,8 @@ Nets of 784-{"-".join(map(str, UNITS))} with batch normalization after every lay
 {COUNT:,} of the training digits for {LEARNING["epochs"]} epochs with AdamW and a cosine, from
 {METHODS[DENSE][1]:g} with real weights and from {METHODS["BinaryConnect, stochastic"][1]:g} with
 binary ones, which have a box to cross; without dropout or weight decay. Weights are those of the
-last epoch. Bits per weight are those of the kernels and of batch normalization's float32, over the
+last epoch; before testing, batch normalization takes its statistics anew, with the weights of the
+test: signs, but in the column so named the real weights behind them. Bits per weight are those of the kernels and of batch normalization's float32, over the
 number of weights in the kernels, if bits are packed: the files that cnnkit writes do not. The paper
 has, after 1000 epochs on all digits with three layers of 1024 units, 1.30 % dense, 1.29 %
 deterministic, and 1.18 % stochastic, tested with the real weights (Courbariaux et al. 2015,

@@ -22,8 +22,8 @@ from cnnkit.training.fit import fit
 from cnnkit.training.train import deployable
 
 UNITS, CLASSES, PIXELS = 1000, 10, 28 * 28
-COUNT = 20_000
-LEARNING: dict[str, Any] = {"epochs": 15, "batch_size": 128, "lr": 1e-3}
+COUNT = 10_000
+LEARNING: dict[str, Any] = {"epochs": 10, "batch_size": 128, "lr": 1e-3}
 RATIOS = {"1/8": 1 / 8, "1/64": 1 / 64}
 
 

@@ -24,7 +24,7 @@ from cnnkit.training.fit import fit
 from cnnkit.training.train import deployable
 from cnnkit.types import Tensor
 
-SIDE, COUNT = 14, 10_000
+SIDE, COUNT = 14, 5_000
 DEPTHS = (20, 44)
 FILTERS = 8
 WIDTH = 0.25
