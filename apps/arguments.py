@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Annotated
@@ -14,6 +15,7 @@ from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from cnnkit.training.recipe import Resolved
+    from export.runtime import Runnable
 
 Data = Annotated[
     str | None,
@@ -47,6 +49,11 @@ Formats = Annotated[
 ]
 Calibration = Annotated[
     int | None, typer.Option("--calib", help="Number of calibration pictures.", min=1)
+]
+Tta = Annotated[int, typer.Option("--tta", help="Views of each picture that are averaged.", min=1)]
+Flip = Annotated[
+    bool | None,
+    typer.Option(help="Whether mirror images are among the views. [default: not of grey pictures]"),
 ]
 Passes = Annotated[
     list[str] | None,
@@ -105,3 +112,16 @@ def name_of(data: str) -> str:
     from export.subject import safe_name
 
     return safe_name(Path(data).resolve().stem)
+
+
+def seen(runnable: Runnable, tta: int, flip: bool | None) -> Runnable:
+    """Returns `runnable`, with its answers averaged over the views that were asked for."""
+    if tta == 1:
+        return runnable
+    from cnnkit.ensembles.views import flips_of
+    from cnnkit.ensembles.views import seen_by
+    from cnnkit.ensembles.views import views
+
+    shape = runnable.input_shape
+    chosen = views(tta, flips_of(shape[-1]) if flip is None else flip)
+    return replace(runnable, predict=seen_by(runnable.predict, shape, chosen))

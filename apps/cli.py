@@ -17,6 +17,7 @@ from apps import console
 from apps.commands.check import check
 from apps.commands.compress import compress
 from apps.commands.doctor import doctor
+from apps.commands.ensemble import ensemble
 from apps.commands.evaluate import evaluate
 from apps.commands.explain import explain
 from apps.commands.export import export
@@ -35,6 +36,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "check": check,
     "train": train,
     "resume": resume,
+    "ensemble": ensemble,
     "compress": compress,
     "export": export,
     "verify": verify,

@@ -24,6 +24,7 @@ _SUBPACKAGES = (
     "blocks",
     "constraints",
     "data",
+    "ensembles",
     "initializers",
     "layers",
     "losses",

@@ -10,7 +10,7 @@ _FUNCTIONS = {
     "Bundle": "export.bundle",
     "compress": "export.pipeline",
     "distill": "export.distillation.distill",
-    "ensemble": "export.distillation.ensemble",
+    "ensemble": "export.ensembling",
     "open_model": "export.runtime",
     "verify": "export.verification",
     "write": "export.bundle",

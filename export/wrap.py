@@ -39,6 +39,8 @@ def as_classifier(
     """
     import keras
 
+    from cnnkit.analysis.functional import called_once
+    from cnnkit.analysis.functional import copied_onto
     from cnnkit.analysis.logits import outputs_probabilities
 
     check(model)
@@ -57,23 +59,15 @@ def as_classifier(
         notes.append(note)
     scale, offset = PIXEL_RANGES[pixel_range]
 
-    def copied(layer: keras.Layer) -> keras.Layer:
-        name = _free(model, layer.name) if layer.name == INPUT else layer.name
-        return type(layer).from_config({**layer.get_config(), "name": name})
+    def renamed(name: str) -> str:
+        return _free(model, name) if name == INPUT else name
 
-    inner = keras.models.clone_model(keras.Model(model.inputs, model.outputs), None, copied)
-    inner.set_weights(model.get_weights())
     x = image = keras.Input(model.input_shape[1:], name=INPUT)
     if (scale, offset) != (1.0, 0.0):
-        x = keras.layers.Rescaling(scale, offset, name=_free(inner, "pixels"))(x)
-    # `call`, not the model itself: the copied layers land in one flat graph, not in a nested one.
-    x = keras.tree.flatten(inner.call(keras.tree.map_structure(lambda _: x, inner.input)))[0]
+        x = keras.layers.Rescaling(scale, offset, name=_free(model, "pixels"))(x)
     kind = "linear" if softmax else "softmax"
-    end = keras.layers.Activation(kind, dtype="float32", name=_free(inner, "probabilities"))
-    flat = keras.Model(image, end(x), name=model.name)
-    # A last copy, whose layers have been called once: `layer.output` is then unambiguous.
-    wrapped = keras.models.clone_model(flat)
-    wrapped.set_weights(flat.get_weights())
+    end = keras.layers.Activation(kind, dtype="float32", name=_free(model, "probabilities"))
+    wrapped = called_once(image, end(copied_onto(x, model, renamed)), model.name)
     return wrapped, notes
 
 

@@ -23,6 +23,8 @@ def evaluate(
     data: arguments.Data = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
+    tta: arguments.Tta = 1,
+    flip: arguments.Flip = None,
 ) -> None:
     """Prints accuracy, macro F1 and one row for each class."""
     registry.known("split", split, ("train", "val", "test"))
@@ -31,6 +33,7 @@ def evaluate(
         from export.subject import open_judge
 
         runnable, dataset = open_judge(source, data)
+        runnable = arguments.seen(runnable, tta, flip)
         scores = score(runnable.predict, dataset, split)
     if as_json:
         typer.echo(json.dumps(scores.to_dict(), ensure_ascii=False))

@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from apps import arguments
 from apps import console
 from cnnkit import registry
 from cnnkit.errors import DataError
@@ -31,6 +32,8 @@ def predict(
     pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
     topk: Annotated[int, typer.Option(help="Number of classes to print.", min=1)] = 5,
     form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    tta: arguments.Tta = 1,
+    flip: arguments.Flip = None,
 ) -> None:
     """Prints the likeliest classes of each picture."""
     registry.known("format", form, ("table", "json", "csv"))
@@ -38,7 +41,7 @@ def predict(
     with console.hushed():
         from export.runtime import open_model
 
-        runnable = open_model(source)
+        runnable = arguments.seen(open_model(source), tta, flip)
         rows, bad = _run(runnable, paths, topk)
     for note in runnable.notes:
         console.warn(note)

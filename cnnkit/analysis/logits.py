@@ -8,6 +8,8 @@ from cnnkit.types import Tensor
 # Layers that hand scores on without changing which is the largest.
 _TRANSPARENT = ("Identity", "Flatten", "Reshape", "Dropout")
 _TINY = float(np.finfo(np.float32).tiny)
+# Of the sum of weights that are float32 in a file.
+_TOLERANCE = 1e-5
 
 
 def outputs_probabilities(model: keras.Model) -> bool:
@@ -22,6 +24,21 @@ def logits(model: keras.Model) -> keras.Model:
     activation of a Dense layer, become their logarithms.
     """
     return keras.Model(model.inputs[0], _float32(_before_softmax(model.outputs[0])))
+
+
+def last_dense(model: keras.Model) -> tuple[keras.layers.Dense, Tensor] | None:
+    """Returns the Dense layer that makes a model's logits and its input, or None without one.
+
+    Args:
+        model: Ends in logits, as `logits` returns it.
+    """
+    operation, inputs = origin(model.outputs[0])
+    while isinstance(operation, keras.layers.Identity) or type(operation).__name__ == "Cast":
+        operation, inputs = origin(inputs[0])
+    linear = getattr(operation, "activation", None) is keras.activations.linear
+    if isinstance(operation, keras.layers.Dense) and linear and len(inputs[0].shape) == 2:
+        return operation, inputs[0]
+    return None
 
 
 def _before_softmax(tensor: Tensor) -> Tensor:
@@ -50,9 +67,22 @@ def ends_in(tensor: Tensor, name: str) -> bool:
         return True
     if kind == "Average":
         return all(ends_in(x, name) for x in inputs)
+    if kind == "Add":  # A mean with weights, if it is one.
+        parts = [origin(x) for x in inputs]
+        if all(isinstance(part, keras.layers.Rescaling) for part, _ in parts):
+            mean = all(ends_in(below[0], name) for _, below in parts)
+            return mean and _is_convex([part for part, _ in parts])
     if kind in _TRANSPARENT or (kind == "Activation" and activation is keras.activations.linear):
         return ends_in(inputs[0], name)
     return False
+
+
+def _is_convex(parts: list[keras.layers.Rescaling]) -> bool:
+    """Returns whether the parts scale by numbers that are not negative and sum to 1."""
+    scales = [part.scale for part in parts]
+    if any(part.offset for part in parts) or not all(isinstance(s, int | float) for s in scales):
+        return False
+    return min(scales) >= 0 and abs(sum(scales) - 1) < _TOLERANCE
 
 
 def origin(tensor: Tensor) -> tuple[keras.Operation, list[Tensor]]:

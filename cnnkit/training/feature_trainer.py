@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from cnnkit.analysis.logits import last_dense
 from cnnkit.analysis.logits import origin
 from cnnkit.errors import UsageError
 from cnnkit.losses import CenterLoss
@@ -91,14 +92,12 @@ def classifier(model: keras.Model) -> tuple[keras.layers.Dense, Tensor]:
     Raises:
         UsageError: If there is none.
     """
-    operation, inputs = origin(model.outputs[0])
-    while isinstance(operation, keras.layers.Identity) or type(operation).__name__ == "Cast":
-        operation, inputs = origin(inputs[0])
-    linear = getattr(operation, "activation", None) is keras.activations.linear
-    if not (isinstance(operation, keras.layers.Dense) and linear and len(inputs[0].shape) == 2):
+    found = last_dense(model)
+    if found is None:
+        operation, _ = origin(model.outputs[0])
         raise UsageError(
             "The loss needs a Dense layer that makes the logits",
             received=f"{type(operation).__name__} {operation.name!r}",
             todo="choose another loss.name, and loss.center_weight=0",
         )
-    return operation, inputs[0]
+    return found

@@ -19,12 +19,12 @@ from pydantic.dataclasses import dataclass
 
 from cnnkit.analysis.logits import logits
 from cnnkit.data import sample
+from cnnkit.ensembles import averaged
 from cnnkit.errors import UsageError
 from cnnkit.training.fit import History
 from cnnkit.training.fit import fit
 from cnnkit.training.pipeline import Batches
 from export.distillation.distiller import Distiller
-from export.distillation.ensemble import ensemble
 from export.distillation.losses import logit_regression
 from export.distillation.losses import soft_labels
 from export.distillation.neurons import neuron_regression
@@ -112,7 +112,7 @@ def open_teacher(source: Source | Sequence[Source], dataset: Dataset | None = No
     """
     if isinstance(source, keras.Model | str | Path):
         return open_subject(source, dataset).model
-    return ensemble([open_teacher(member, dataset) for member in source])
+    return averaged([open_teacher(member, dataset) for member in source])
 
 
 def taught_by(

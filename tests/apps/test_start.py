@@ -31,6 +31,7 @@ LIGHT = [
     (("compress", ".", "--pass", "prune"), 2),
     (("compress", ".", "--pass", "prune-filters:ratio=2"), 2),
     (("compress", ".", "--pass", "prune-filters", "--set", "a.b=1"), 2),
+    (("ensemble", ".", "--method", "avrage"), 2),
     (("export", ".", "--format", "tflight"), 2),
     (("export", ".", "--set", "a.b=1"), 2),
     (("predict", "nowhere", "nothing"), 2),

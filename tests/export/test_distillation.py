@@ -8,7 +8,6 @@ from keras import ops
 
 import export
 from cnnkit.analysis.logits import logits
-from cnnkit.analysis.logits import outputs_probabilities
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
@@ -19,12 +18,9 @@ from export.distillation.distill import Config
 from export.distillation.distill import distill
 from export.distillation.distill import open_teacher
 from export.distillation.distill import taught_by
-from export.distillation.ensemble import ensemble
 from export.distillation.losses import logit_regression
 from export.distillation.losses import soft_labels
 from export.distillation.neurons import select
-from export.formats import onnx
-from export.formats import tflite
 from export.pipeline import compress
 from tests.export import corners
 from tests.training.pictures import Pictures
@@ -274,40 +270,6 @@ def test_logits_come_without_the_softmax(end):
     np.testing.assert_allclose(found, expected, atol=2e-2 if half else 1e-5)
 
 
-def test_an_ensemble_gives_the_mean(teacher, tmp_path):
-    members = [teacher, net(seed=2), net(seed=3, end=lambda name: layers.Identity(name="same"))]
-    before = [m.get_weights() for m in members]
-    x = Pictures().arrays("test")[0].astype("float32")
-    outputs = [np.asarray(m(x)) for m in members]
-    model = ensemble(members)
-    expected = np.mean([outputs[0], outputs[1], softmax(outputs[2])], 0)
-    np.testing.assert_allclose(model(x), expected, atol=1e-6)
-    assert outputs_probabilities(model)
-    assert open_teacher(model) is model  # Deployable as it is: no second softmax.
-    np.testing.assert_allclose(softmax(np.asarray(logits(model)(x))), expected, atol=1e-6)
-    # The members are copies, which a file keeps and phones run.
-    teacher_weights = model.layers[1].get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(teacher_weights, before[0], strict=True))
-    for variable in model.weights:
-        variable.assign(variable * 0)
-    for member, weights in zip(members, before, strict=True):
-        assert all(map(np.array_equal, member.get_weights(), weights))
-    model = ensemble(members)
-    loaded = load_model(save_model(model, tmp_path / "all.keras"))
-    np.testing.assert_array_equal(loaded(x), model(x))
-    for format, name in ((tflite, "all.tflite"), (onnx, "all.onnx")):
-        path = format.write(model, tmp_path / name)
-        np.testing.assert_allclose(format.run(path, x), expected, atol=1e-5)
-
-
-def test_members_of_an_ensemble_fit_together(teacher):
-    with pytest.raises(UsageError, match="one input size and the same classes"):
-        ensemble([teacher, keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(),
-                                             layers.Dense(3)])])  # fmt: skip
-    with pytest.raises(UsageError, match="An ensemble needs members"):
-        ensemble([])
-
-
 def test_a_teacher_is_a_model_a_file_a_run_or_several(subject, run, tmp_path):
     model = subject.model
     path = save_model(model, tmp_path / "teacher.keras")
@@ -370,7 +332,6 @@ def test_a_missing_teacher_is_refused_before_the_first_pass(subject):
 
 def test_the_public_names_are_the_functions():
     assert export.distill is distill
-    assert export.ensemble is ensemble
     assert taught_by(corners.network(), Config(weight=0.0)) is None
 
 
