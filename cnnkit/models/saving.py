@@ -36,7 +36,7 @@ def load_model(path: str | Path) -> keras.Model:
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds, and libraries below it others
-        raise _explained(path, error) from error
+        raise explained(path, error) from error
     if not isinstance(model, keras.Model):
         raise UsageError("Not a model", where=path, received=type(model).__name__)
     return model
@@ -81,7 +81,7 @@ def _require_archive(path: Path) -> None:
         )
 
 
-def _explained(path: Path, error: Exception) -> UsageError:
+def explained(path: Path, error: Exception) -> UsageError:
     """Returns what a failure of Keras to load a model means to its owner."""
     chain: list[BaseException] = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
