@@ -107,12 +107,13 @@ Nets of 784-{"-".join(map(str, UNITS))} with batch normalization after every lay
 {COUNT:,} of the training digits for {LEARNING["epochs"]} epochs with AdamW and a cosine, from
 {METHODS[DENSE][1]:g} with real weights and from {METHODS["BinaryConnect, stochastic"][1]:g} with
 binary ones, which have a box to cross; without dropout or weight decay. Weights are those of the
-last epoch; before testing, batch normalization takes its statistics anew, with the weights of the
-test: signs, but in the column so named the real weights behind them. Bits per weight are those of the kernels and of batch normalization's float32, over the
-number of weights in the kernels, if bits are packed: the files that cnnkit writes do not. The paper
-has, after 1000 epochs on all digits with three layers of 1024 units, 1.30 % dense, 1.29 %
-deterministic, and 1.18 % stochastic, tested with the real weights (Courbariaux et al. 2015,
-https://arxiv.org/abs/1511.00363, table 2). Written by `python -m benchmarks.binary_connect`."""
+last epoch. Before testing, batch normalization takes its statistics anew, with the weights of the
+test: signs, but in the last column but one the real weights behind them. Bits per weight are those
+of the kernels and of batch normalization's float32, over the number of weights in the kernels, if
+bits are packed: the files that cnnkit writes do not. The paper has, after 1000 epochs on all digits
+with three layers of 1024 units, 1.30 % dense, 1.29 % deterministic, and 1.18 % stochastic, tested
+with the real weights (Courbariaux et al. 2015, https://arxiv.org/abs/1511.00363, table 2). Written
+by `python -m benchmarks.binary_connect`."""
 
 
 if __name__ == "__main__":

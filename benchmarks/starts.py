@@ -105,8 +105,12 @@ def main(argv: list[str] | None = None) -> int:
             "diverged": ("part that diverged", ".1f"),
         },
         settings={
-            **{"depth": DEPTH, "filters": FILTERS, "side": SIDE, "count": COUNT},
-            **{"starts": STARTS, **LEARNING},
+            "depth": DEPTH,
+            "filters": FILTERS,
+            "side": SIDE,
+            "count": COUNT,
+            "starts": STARTS,
+            **LEARNING,
         },
         against={name: HE for name in STARTS if name != HE},
     )
@@ -139,11 +143,10 @@ HEAD = f"""# Starts of a deep plain network on MNIST
 {DEPTH} layers, convolutions of {FILTERS} filters with ReLU and no batch normalization, trained on
 {COUNT:,} of the training digits at {SIDE}x{SIDE} for {LEARNING["epochs"]} epochs with momentum 0.9
 and batches of {LEARNING["batch_size"]}, at a constant rate of {RATE:g}, as He et al. have for
-theirs, and of {RATE_FROM_DATA:g} from starts that look at data, of which k-means diverges at the
-other. Always answering the most
-frequent digit is 8,865 wrong, with a loss of 2.30. Of a training that diverged there is nothing to
-count. Written by `python -m benchmarks.starts`, which draws `starts.png` too: losses by epoch, as
-in figure 7.1 of Wei 2017, and by layer what starts make of the scale of activations; medians of the
+theirs, and of {RATE_FROM_DATA:g} from starts that look at data. Always answering the most frequent
+digit is 8,865 wrong, with a loss of 2.30. Of a training that diverged there is nothing to count.
+Written by `python -m benchmarks.starts`, which draws `starts.png` too: losses by epoch, as in
+figure 7.1 of Wei 2017, and by layer what starts make of the scale of activations; medians of the
 seeds."""
 
 
