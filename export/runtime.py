@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 RESIZE = "letterbox"
 # By how much probabilities of a quantized output may miss the sum 1.
 _ROUNDING = 0.05
+# Keras' own batches; and how many pixels are float32 at a time, since pictures may be on a disk.
+_BATCH = 32
+_FLOATS = 2**26
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,12 @@ def home(path: Path) -> Path:
 
 def predict_keras(model: object, x: np.ndarray) -> np.ndarray:
     """Returns the outputs of a Keras model for raw pixels of any type."""
-    return np.asarray(model.predict(np.asarray(x, np.float32), verbose=0), np.float32)  # type: ignore[attr-defined]
+    rows = max(_BATCH, _FLOATS // math.prod(x.shape[1:]) // _BATCH * _BATCH)
+    parts = [
+        model.predict(np.asarray(x[k : k + rows], np.float32), verbose=0)  # type: ignore[attr-defined]
+        for k in range(0, max(1, len(x)), rows)
+    ]
+    return np.concatenate(parts, dtype=np.float32)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -22,7 +22,10 @@ from cnnkit import registry
 from cnnkit.errors import UsageError
 from cnnkit.training import schedules
 
-_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
+_UNITS = {
+    **{"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3},
+    **{"kib": 1024, "mib": 1024**2, "gib": 1024**3},
+}
 
 
 def _bytes(value: Any) -> Any:
