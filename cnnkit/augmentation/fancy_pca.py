@@ -61,6 +61,9 @@ class FancyPCA(Augmentation):
         shifts = tf.matmul(steps, tf.constant(self.vectors), transpose_b=True)
         return clipped(x + shifts[:, None, None]), y
 
+    def __repr__(self) -> str:
+        return f"FancyPCA(strength={self.strength!r})"  # without twelve numbers nobody chose
+
 
 def principal_colours(pictures: np.ndarray) -> tuple[list[float], list[list[float]]]:
     """Returns in what directions colours vary, and how much: most in the first one.
