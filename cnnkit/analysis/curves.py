@@ -28,8 +28,8 @@ GOOD = "good rate"
 _EPOCHS, _PHASE = 5, 4
 # Accuracies: training pictures have been learned; nothing to complain of; hardly anything learned.
 _LEARNED, _LOW, _HALF = 0.95, 0.9, 0.5
-# Ratios of losses: of an explosion, and of a fall that deserves the name.
-_EXPLODED, _FALLEN = 3.0, 0.5
+# Ratios of losses: of an explosion, of a fall that deserves the name, and of one that is not slow.
+_EXPLODED, _FALLEN, _FAST = 3.0, 0.5, 0.3
 # Share of the way of a loss that goes up: where it is a zigzag, and where it is none.
 _ZIGZAG, _SMOOTH = 0.25, 0.1
 # Deviation of a zigzag, relative to the loss; that of a plateau is smaller.
@@ -121,7 +121,8 @@ def _wrong_rate(rows: Sequence[Row]) -> Finding | None:
             "last epochs (train.schedule)",
         )
     first, second = losses[0] - losses[middle], losses[middle] - losses[end]
-    if up <= _SMOOTH and (stuck or second >= _STRAIGHT * first):
+    slow = second >= _STRAIGHT * first and rows[-1]["loss"] > _FAST * rows[0]["loss"]
+    if up <= _SMOOTH and (stuck or slow):
         return Finding(
             "rate too low",
             f"the loss falls slowly all the time ({seen}): raise the learning rate a little",

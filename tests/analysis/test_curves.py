@@ -99,6 +99,7 @@ COSINE = [0.1 * (1 + math.cos(math.pi * k / 10)) / 2 for k in range(10)]
         (made(DEAD, 0.1, 0.1), [HIGH]),
         (made([2.3] * 6, 0.1, 0.1), [HIGH]),
         (made([2.3] * 6, 0.6, 0.6), [UNDER]),
+        (made([2.3, 1.9, 1.4, 1.0, 0.6]), [GOOD, UNDER]),  # not slow
         # Has learned all the same, or from the start.
         (made(ZIGZAG, 0.97, 0.97), []),
         (made(STRAIGHT, 0.97, 0.97), []),
