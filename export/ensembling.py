@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import keras
 
     from cnnkit.data import Dataset
+    from cnnkit.training.recipe import Recipe
     from cnnkit.training.reporter import Reporter
     from export.subject import Subject
 
@@ -159,6 +161,7 @@ def distilled(teacher: Ensembled, name: str, *, reporter: Reporter | None = None
     import keras
 
     from cnnkit import models
+    from cnnkit.training.recipe import Augment
     from cnnkit.training.train import deployable
     from export.distillation.distill import Config
     from export.distillation.distill import distill
@@ -177,10 +180,10 @@ def distilled(teacher: Ensembled, name: str, *, reporter: Reporter | None = None
         config=Config(
             temperature=recipe.compress.temperature, weight=recipe.compress.teacher_weight
         ),
-        ask_once=True,
-        **recipe.train.model_dump(),
+        ask_once=recipe.augment == Augment(),
         patience=recipe.guard.patience,
         reporter=reporter,
+        **_teaching(recipe, dataset),
     )
     x, y = dataset.arrays("test")
     right = ledger.accuracy(predict_keras(student, x), y) if len(y) else None
@@ -236,7 +239,8 @@ def _same_data(subjects: Sequence[Subject], names: Sequence[str]) -> Dataset:
                 received=f"{len(unlike)} pictures in other ones, such as {unlike[0]} in "
                 f"{a[unlike[0]]} and in {b[unlike[0]]}",
                 where=told["where"],
-                todo="give all runs the same data.split, and the same seed of it",
+                todo="give all runs the same data.split and train.seed, or data that bring their "
+                "own train, val and test",
             )
     return first
 
@@ -249,7 +253,6 @@ def _snapshots(
 
     from cnnkit.training.initialize import initialize
     from cnnkit.training.members import snapshot_ensemble
-    from cnnkit.training.objective import loss_of
     from cnnkit.training.objective import wrap_of
 
     recipe = subject.recipe
@@ -268,11 +271,25 @@ def _snapshots(
         dataset,
         cycles=cycles,
         keep=keep,
-        **recipe.train.model_dump(exclude={"schedule", "warmup_epochs"}),
-        loss=loss_of(recipe, dataset),
         wrap=wrap_of(recipe, dataset, model),
         reporter=reporter,
+        **_teaching(recipe, dataset),
     )
+
+
+def _teaching(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Returns the arguments of `fit` that a recipe says."""
+    from cnnkit.training.augment import augmenter
+    from cnnkit.training.imbalance import sampler
+    from cnnkit.training.objective import loss_of
+
+    made = augmenter(recipe, dataset)
+    return {
+        **dict(recipe.train),
+        "loss": loss_of(recipe, dataset),
+        "sampler": sampler(recipe, dataset),
+        "augment": made and (lambda epoch: made),
+    }
 
 
 def _combined(

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-QUICK = ("-m", "lenet300", "--set", "train.epochs=2")
+from cnnkit.training.recipe import resolve
+from cnnkit.training.train import train
+
+QUICK = ("model.name=lenet300", "train.epochs=2")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, program):
+def runs(tmp_path_factory):
     """A folder with two runs of one split, and one of another. Read only."""
     folder = tmp_path_factory.mktemp("members")
-    for name, options in {"a": (), "b": ("--set", "model.width=0.2"), "c": ("--seed", "1")}.items():
-        done = program("train", "digits", *QUICK, *options, "--out", name, cwd=folder)
-        assert done.code == 0, done.err
+    for name, options in {"a": [], "b": ["model.width=0.2"], "c": ["train.seed=1"]}.items():
+        train("digits", resolve(sets=[*QUICK, *options]), folder / name)
     return folder
 
 
@@ -30,7 +32,7 @@ def test_an_ensemble_is_a_run_like_any_other(cnnkit, runs, tmp_path):
     assert found["accuracy"] == rows[-1]["test_accuracy"]
     seen = json.loads(cnnkit("eval", folder, "--json", "--tta", "5").out)
     assert (seen["pictures"], seen["nll"] != found["nll"]) == (found["pictures"], True)
-    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
     words = ("predict", folder, "grey.png", "--format", "json")
     plain, averaged = (
         json.loads(cnnkit(*words, *more).out)[0]["classes"] for more in ((), ("--tta", "5"))
