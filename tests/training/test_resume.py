@@ -156,3 +156,31 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     assert run(folder) == 0
     whole, killed = (load_model(tmp_path / f / BEST).get_weights() for f in ("whole", "killed"))
     assert [w.tobytes() for w in whole] == [w.tobytes() for w in killed]
+
+
+JAX = """
+import sys
+from pathlib import Path
+import keras
+import numpy as np
+import pytest
+from tests.training.pictures import Pictures
+from tests.training.test_resume import OPTIONS, Killer, KilledError, net
+from cnnkit.training.fit import fit
+
+assert keras.backend.backend() == "jax"
+whole, model, folder = net(), net(), Path(sys.argv[1])
+fit(whole, Pictures(), **OPTIONS)
+with pytest.raises(KilledError):
+    fit(net(), Pictures(), folder=folder, reporter=Killer(2), **OPTIONS)
+fit(model, Pictures(), folder=folder, resume=True, **OPTIONS)
+for a, b in zip(whole.get_weights(), model.get_weights(), strict=True):
+    np.testing.assert_array_equal(a, b)
+"""
+
+
+def test_goes_on_to_the_same_weights_with_jax(tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", JAX, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
