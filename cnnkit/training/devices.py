@@ -34,25 +34,6 @@ def dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def in_float32(model: keras.Model) -> keras.Model:
-    """Returns a functional model that computes in float32, with the same weights.
-
-    Layers that already do are copied as they are.
-    """
-
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if layer.compute_dtype != "float32":
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
-
-    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
-        return model
-    made = keras.models.clone_model(model, clone_function=copy)
-    made.set_weights(model.get_weights())
-    return made
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether a device or the machine had no memory for what was asked."""
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":

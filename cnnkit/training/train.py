@@ -26,7 +26,6 @@ from cnnkit.training.augment import augmenter
 from cnnkit.training.augment import examples
 from cnnkit.training.devices import devices
 from cnnkit.training.devices import dtype_policy
-from cnnkit.training.devices import in_float32
 from cnnkit.training.devices import out_of_memory
 from cnnkit.training.devices import policy_of
 from cnnkit.training.fit import RATES
@@ -261,7 +260,7 @@ class _Training:
             files.remove(folder / CHECKPOINTS)
             self.model.set_weights(start)
             resume = False
-        save_model(in_float32(self.model), folder / MODEL)
+        save_model(self._finished(), folder / MODEL)
         self.reporter.note(f"the best of {len(history.rows)} epochs is {history.best_epoch}")
 
     def _fit(self, folder: Path, resume: bool) -> History:
@@ -282,6 +281,14 @@ class _Training:
             resume=resume,
             reporter=Journal(folder / EVENTS, self.reporter),
         )
+
+    def _finished(self) -> keras.Model:
+        """Returns the trained model, computing in float32."""
+        if policy_of(self.recipe.device.mixed_precision) == "float32":
+            return self.model
+        plain = _network(self.recipe, self.dataset, "float32")
+        plain.set_weights(self.model.get_weights())
+        return plain
 
     def _augmentation(self) -> Augmentation | None:
         """Returns what is done in which epoch: nothing is mixed in the last ones."""
@@ -414,13 +421,17 @@ def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
     )
 
 
-def _build(recipe: Recipe, dataset: sources.Dataset, reporter: Reporter) -> keras.Model:
-    keras.utils.set_random_seed(recipe.train.seed)
-    with dtype_policy(policy_of(recipe.device.mixed_precision)):
+def _network(recipe: Recipe, dataset: sources.Dataset, policy: str) -> keras.Model:
+    with dtype_policy(policy):
         net = models.build(
             recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
         )
-    model = deployable(net, *dataset.statistics())
+    return deployable(net, *dataset.statistics())
+
+
+def _build(recipe: Recipe, dataset: sources.Dataset, reporter: Reporter) -> keras.Model:
+    keras.utils.set_random_seed(recipe.train.seed)
+    model = _network(recipe, dataset, policy_of(recipe.device.mixed_precision))
     initialize(model, recipe.model.init, dataset.arrays("train")[0], recipe.train.seed)
     if recipe.model.pretrained != "none":
         loaded = load_weights(model, recipe.model.pretrained)
