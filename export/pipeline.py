@@ -319,17 +319,18 @@ def write_run(compressed: Compressed, out: Path, steps: dict[str, Any] | None = 
         if steps:
             files.write_json(folder / STEPS, steps)
         keys = ("summary", "protected", "missed")
-        told = [{key: getattr(r, key) for key in keys} for r in compressed.results]
-        files.write_json(folder / COMPRESSION, told)
+        done = [{key: getattr(r, key) for key in keys} for r in compressed.results]
+        files.write_json(folder / COMPRESSION, done)
         environment = train.environment(subject.recipe.train.seed)
         files.write_json(folder / train.ENVIRONMENT, environment)
         if subject.labels:
             files.write_json(folder / "classes.json", subject.labels)
         if subject.dataset is not None:
             subject.dataset.manifest.save(folder / train.MANIFEST)
-        history = subject.origin and subject.origin / METRICS
-        if history and history.is_file():
-            shutil.copyfile(history, folder / METRICS)
+        for name in (METRICS, train.HEALTH):  # of the training before
+            told = subject.origin and subject.origin / name
+            if told and told.is_file():
+                shutil.copyfile(told, folder / name)
     return out
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from apps.report import charts
 from cnnkit import files
+from cnnkit.analysis import curves
 from export import formats
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _FOCUS = (
 _MISTAKES = 12
 _FEW = 20
 _IMBALANCE = 3.0
-_GAP = 0.1
 
 
 def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Path:
@@ -58,7 +58,9 @@ def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Pa
             "confused": _confused(scores, dataset),
             "mistakes": _mistakes(scores, dataset),
         }
-    history = _history(subject)
+    history, health = _training(subject)
+    findings = curves.diagnosis(history)
+    told = [finding.text for finding in findings if finding.name != curves.GOOD] + health
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -67,8 +69,9 @@ def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Pa
             focus=focus,
             scores=scores,
             verdict=_verdict(scores, focus),
-            warnings=_warnings(manifest, subject, scores, history),
+            warnings=_warnings(manifest, subject, scores, told),
             curves=history and charts.curves(history),
+            findings=findings,
             **judged,
         )
     )
@@ -99,13 +102,15 @@ def _scores(focus: str, folder: Path, subject: Subject, dataset: Dataset) -> Sco
     return evaluate(row.load().predictor(folder / row.path(subject.name)), dataset)
 
 
-def _history(subject: Subject) -> list[dict[str, float]]:
+def _training(subject: Subject) -> tuple[list[dict[str, float]], list[str]]:
+    """Returns the rows of the training, and what was wrong in the layers at its end."""
     from cnnkit.training.train import Run
 
     origin = subject.origin
     if origin is None or not (origin / "metrics.csv").is_file():
-        return []
-    return Run.open(origin).metrics
+        return [], []
+    run = Run.open(origin)
+    return run.metrics, run.health
 
 
 def _verdict(scores: Scores | None, focus: str) -> tuple[str, str]:
@@ -132,7 +137,7 @@ def _warnings(
     manifest: dict[str, Any],
     subject: Subject,
     scores: Scores | None,
-    history: list[dict[str, float]],
+    training: list[str],
 ) -> list[str]:
     found = [
         f"{r['format']} is refused: {r['reason']}" for r in manifest["verdicts"] if not r["ok"]
@@ -142,6 +147,7 @@ def _warnings(
     first, last = (manifest["ledger"][k]["accuracy"] for k in (0, -1))
     if first is not None and first - last > manifest["gates"]["max_drop"]:
         found.append(f"compression cost accuracy: {first:.2%} before, {last:.2%} after")
+    found += [f"training: {text}" for text in training]
     if subject.dataset is None or scores is None:
         return [*found, "no labelled pictures: the files were compared on synthetic ones"]
     few = [row.name for row in scores.classes if row.support < _FEW]
@@ -153,14 +159,6 @@ def _warnings(
     sizes = np.bincount(subject.dataset.labels("train"), minlength=len(scores.classes))
     if sizes.max() > _IMBALANCE * sizes.min():
         found.append(f"uneven classes: from {sizes.min()} to {sizes.max()} training pictures")
-    if history:
-        best = max(history, key=lambda row: row.get("val_accuracy", 0.0))
-        gap = best.get("accuracy", 0.0) - best.get("val_accuracy", 0.0)
-        if gap > _GAP:
-            found.append(
-                f"overfitting: {gap:.1%} better on training than on validation pictures; more "
-                "pictures, or a smaller network, would help"
-            )
     bad = [p for p in subject.dataset.manifest.problems if p.action == "skipped"]
     if bad:
         found.append(f"{len(bad)} pictures were left out: see Data")

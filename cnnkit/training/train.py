@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import importlib.util
+import json
+import math
 import platform
 import sys
 from collections.abc import Callable
@@ -14,10 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from cnnkit import data as sources
 from cnnkit import files
 from cnnkit import models
+from cnnkit.analysis import curves
+from cnnkit.analysis.logits import logits
+from cnnkit.analysis.monitor import Monitor
+from cnnkit.analysis.monitor import diagnosis
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
@@ -56,6 +63,9 @@ ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
 EVENTS = "events.jsonl"
 AUGMENTED = "plots/augmented.png"
+HEALTH = "health.json"
+# Training pictures on which the layers are looked at, and how often in a training.
+_WATCHED, _LOOKS = 256, 3
 PACKAGES = ("cnnkit", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
 
 
@@ -113,6 +123,13 @@ class Run:
                 f"{self.folder / BEST}",
             )
         return load_model(self.folder / MODEL)
+
+    @property
+    def health(self) -> list[str]:
+        """What was wrong in the layers when they were last looked at in training, in words."""
+        path = self.folder / HEALTH
+        looks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return looks[-1]["said"] if looks else []
 
     @property
     def metrics(self) -> list[dict[str, float]]:
@@ -241,8 +258,9 @@ class _Training:
             with files.replacing(folder / AUGMENTED) as partial:
                 examples(self.augmenter, self.dataset).save(partial)
         while True:
+            look = self._monitor()
             try:
-                history = self._fit(folder, resume)
+                history = self._fit(folder, resume, look)
                 break
             except Exception as error:
                 batch_size = self.recipe.train.batch_size or 1
@@ -261,9 +279,14 @@ class _Training:
             self.model.set_weights(start)
             resume = False
         save_model(self._finished(), folder / MODEL)
+        health = [{"epoch": epoch, "said": diagnosis(rows)} for epoch, rows in look.history]
+        files.write_json(folder / HEALTH, health)
+        for finding in curves.diagnosis(history.rows):
+            tell = self.reporter.note if finding.name == curves.GOOD else self.reporter.warn
+            tell(finding.text)
         self.reporter.note(f"the best of {len(history.rows)} epochs is {history.best_epoch}")
 
-    def _fit(self, folder: Path, resume: bool) -> History:
+    def _fit(self, folder: Path, resume: bool, look: Monitor) -> History:
         guard = self.recipe.guard
         return fit(
             self.model,
@@ -276,10 +299,24 @@ class _Training:
             patience=guard.patience,
             time_limit=guard.time_limit,
             retries=guard.max_rollbacks if guard.on_nan == "rollback" else 0,
-            callbacks=_boards(folder),
+            callbacks=[look, *_boards(folder)],
             folder=folder,
             resume=resume,
             reporter=Journal(folder / EVENTS, self.reporter),
+        )
+
+    def _monitor(self) -> Monitor:
+        """Returns what looks at the layers while they are trained."""
+        x, y = sources.sample(self.dataset, _WATCHED)
+        net = logits(self.model)
+        net.compile(loss=self.loss)  # It is not trained, but has the gradients of what is.
+        return Monitor(
+            x.astype(np.float32),
+            np.eye(len(self.dataset.classes), dtype=np.float32)[y],
+            every=math.ceil(self.recipe.train.epochs / _LOOKS),
+            tell=self.reporter.warn,
+            net=net,
+            start=False,
         )
 
     def _finished(self) -> keras.Model:

@@ -4,6 +4,8 @@ import csv
 import importlib
 import io
 import json
+import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -13,13 +15,16 @@ from PIL import Image
 from apps.cli import VERBS
 from apps.commands.list import ACTIVATIONS
 from apps.commands.list import PARTS
+from apps.report import write_report
 from cnnkit import files
 from cnnkit import models
 from cnnkit import registry
+from cnnkit.training.keeper import COLUMNS
 from cnnkit.training.recipe import PRESETS
 from cnnkit.training.schedules import SCHEDULES
 from export import formats
 from export import passes
+from export.subject import open_subject
 
 README = Path(__file__).parents[2] / "saved_models" / "README.md"
 FILES = {
@@ -67,6 +72,7 @@ def test_the_run_folder(digits):
     assert names == {
         *("model.keras", "checkpoints/best.keras", "config.toml", "config.resolved.json"),
         *("environment.json", "data.manifest.json", "classes.json", "metrics.csv"),
+        "health.json",
     }
     assert json.loads((digits.run / "classes.json").read_text()) == [str(n) for n in range(10)]
     origins = json.loads((digits.run / "config.resolved.json").read_text())
@@ -113,6 +119,27 @@ def test_the_report_has_curves_table_matrix_and_mistakes(digits):
     assert page.count("<svg") == 2
     assert '<figure><img src="data:image/png;base64,' in page
     assert "cnnkit run digits --set train.epochs=12" in page
+    assert "<p>the loss falls fast, then levels off (" in page
+    assert "<li>training: " not in page
+
+
+def test_the_report_tells_what_was_wrong_in_training(digits, own_bundle, manifest, tmp_path):
+    """10.5, 11.2, 8.3"""
+    run = Path(shutil.copytree(digits.run, tmp_path / "digits"))
+    losses = (1.2, 0.9, 1.0, 1.1, 0.9, 1.0, 0.9, 1.1)
+    rows = [f"{k},{loss},0.7,{loss},0.5,0.1,1.0" for k, loss in enumerate(losses, 1)]
+    (run / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *rows]))
+    dead = "relu1: 12 of 16 units are dead"
+    (run / "health.json").write_text(json.dumps([{"epoch": 8, "said": [dead]}]))
+    page = write_report(own_bundle, manifest, open_subject(run)).read_text()
+    found = re.findall(r"<li>training: (.*)</li>", page)
+    assert [text.split(" (")[0] for text in found] == [
+        "the loss falls at first, and then no more",
+        "over-fitting: 70.0% of the training pictures are right, but 50.0% of the validation "
+        "pictures: more regularization",
+        dead,
+    ]
+    assert f"<p>{found[0]}.</p>" in page
 
 
 @pytest.mark.parametrize("data", [(), ("--data", "digits")], ids=["golden", "data"])

@@ -6,6 +6,7 @@ import pytest
 from cnnkit.data import DIGITS
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
+from cnnkit.training import Reporter
 from cnnkit.training import Run
 from cnnkit.training import resolve
 from cnnkit.training.train import choose
@@ -26,12 +27,15 @@ def test_run_folder_is_complete_and_opens_again(run):
         *("checkpoints", "checkpoints/best.keras", "checkpoints/last.keras"),
         *("checkpoints/state.json", "checkpoints/state-00002.npz", "classes.json"),
         *("config.resolved.json", "config.toml", "data.manifest.json", "environment.json"),
-        *("events.jsonl", "metrics.csv", "model.keras", *boards),
+        *("events.jsonl", "health.json", "metrics.csv", "model.keras", *boards),
     }
     again = Run.open(run.folder)
     assert (again.recipe, again.manifest) == (run.recipe, run.manifest)
     assert [row["epoch"] for row in again.metrics] == [1, 2]
     assert json.loads((run.folder / "classes.json").read_text()) == [str(k) for k in range(10)]
+    looks = json.loads((run.folder / "health.json").read_text())
+    assert looks == [{"epoch": 1, "said": []}, {"epoch": 2, "said": []}]
+    assert again.health == []
     model, dataset = again.model(), again.dataset()
     x, y = dataset.arrays("val")
     p = model.predict(x.astype("float32"), verbose=0)
@@ -55,6 +59,39 @@ def test_pixels_are_normalized_by_the_training_split_alone(run):
     layer = run.model().get_layer("pixels")
     np.testing.assert_allclose(np.ravel(layer.scale), 1 / x.std(), rtol=1e-6)
     np.testing.assert_allclose(np.ravel(layer.offset), -x.mean() / x.std(), rtol=1e-6)
+
+
+class Listener(Reporter):
+    def __init__(self):
+        self.warnings, self.notes = [], []
+        self.warn, self.note = self.warnings.append, self.notes.append
+
+
+def test_what_is_wrong_with_layers_and_curves_is_told_and_kept(tmp_path):
+    """7.1, 11.2"""
+    sets = ["train.epochs=5", "model.name=lenet300", "model.width=0.1", "train.batch_size=64"]
+    told = Listener()
+    wrong = resolve(sets=[*sets, "model.init=zeros", "train.schedule=constant"])
+    run = train(DIGITS, wrong, tmp_path / "run", reporter=told)
+    looks = json.loads((run.folder / "health.json").read_text())
+    assert [look["epoch"] for look in looks] == [2, 4]
+    assert run.health == looks[-1]["said"]
+    zero = "fc1: its weights are all zero: its units cannot become different"
+    assert zero in run.health
+    assert told.warnings.count(zero) == 1
+    assert told.warnings[-1].startswith("the loss does not fall (2.3")
+    told = Listener()
+    right = resolve(sets=[*sets, "train.epochs=8"])
+    train(DIGITS, right, tmp_path / "run", overwrite=True, reporter=told)
+    assert told.warnings == []
+    assert any(note.startswith("the loss falls fast, then levels off (") for note in told.notes)
+
+
+@pytest.mark.parametrize("loss", ["loss.center_weight=0.01", "loss.name=large_margin"])
+def test_layers_are_looked_at_under_every_loss(loss, tmp_path):
+    sets = ["train.epochs=1", "model.name=lenet300", "model.width=0.1", "model.init=zeros", loss]
+    run = train(DIGITS, resolve(sets=sets), tmp_path / "run")
+    assert any("fc1: its weights are all zero" in text for text in run.health)
 
 
 def test_nothing_is_overwritten_unasked(run, tmp_path):
