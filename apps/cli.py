@@ -14,6 +14,7 @@ import typer
 
 import cnnkit
 from apps import console
+from apps.commands.bench import bench
 from apps.commands.check import check
 from apps.commands.compress import compress
 from apps.commands.doctor import doctor
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "export": export,
     "verify": verify,
     "eval": evaluate,
+    "bench": bench,
     "predict": predict,
     "explain": explain,
     "list": list_names,

@@ -23,8 +23,14 @@ from cnnkit.errors import UsageError
 from cnnkit.training import schedules
 
 _UNITS = {
-    **{"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3},
-    **{"kib": 1024, "mib": 1024**2, "gib": 1024**3},
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "kib": 1024,
+    "mib": 1024**2,
+    "gib": 1024**3,
 }
 
 

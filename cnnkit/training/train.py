@@ -106,7 +106,7 @@ class Run:
 
     def dataset(self) -> sources.Dataset:
         """Loads the pictures at the size of the model."""
-        return _load(self.manifest, self.recipe)
+        return load(self.manifest, self.recipe)
 
     def model(self) -> keras.Model:
         """Loads the finished model.
@@ -178,7 +178,7 @@ def train(
 
     recipe = resolved.recipe
     manifest = data if isinstance(data, sources.Manifest) else check(recipe, reporter)
-    dataset = _load(manifest, recipe)
+    dataset = load(manifest, recipe)
     height, width, channels = dataset.image_shape
     name, given = recipe.model.name, recipe.train
     resolved = _with(
@@ -244,7 +244,7 @@ class _Training:
 
     def __init__(self, dataset: sources.Dataset, recipe: Recipe, reporter: Reporter) -> None:
         self.dataset, self.recipe, self.reporter = dataset, recipe, reporter
-        self.model = _build(recipe, dataset, reporter)
+        self.model = build(recipe, dataset, reporter)
         self.loss, self.wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, self.model)
         self.sampler, self.augmenter = sampler(recipe, dataset), augmenter(recipe, dataset)
 
@@ -446,7 +446,8 @@ def _with(resolved: Resolved, source: str, **sections: dict[str, Any]) -> Resolv
     return Resolved(recipe, {**resolved.origin, **dict.fromkeys(changed, source)})
 
 
-def _load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
+def load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:
+    """Opens the pictures of a manifest as a recipe wants them."""
     size = recipe.data.image_size
     return sources.load(
         manifest,
@@ -466,7 +467,8 @@ def _network(recipe: Recipe, dataset: sources.Dataset, policy: str) -> keras.Mod
     return deployable(net, *dataset.statistics())
 
 
-def _build(recipe: Recipe, dataset: sources.Dataset, reporter: Reporter) -> keras.Model:
+def build(recipe: Recipe, dataset: sources.Dataset, reporter: Reporter) -> keras.Model:
+    """Returns the network of a recipe, from raw pixels to probabilities, as training begins."""
     keras.utils.set_random_seed(recipe.train.seed)
     model = _network(recipe, dataset, policy_of(recipe.device.mixed_precision))
     initialize(model, recipe.model.init, dataset.arrays("train")[0], recipe.train.seed)

@@ -172,9 +172,14 @@ def test_picture_that_went_bad_leaves_no_half_file(root, manifest, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def second_batch(dataset):
+    batches = Batches(*dataset.arrays("train"), 2, 4, 0)
+    return batches.of(batches.indices(0)[1])
+
+
 def test_whoever_takes_arrays_takes_maps(manifest):
     memory, mapped = load(manifest), load(manifest, in_memory=0)
-    for make in (lambda d: sample(d, 5), lambda d: Batches(*d.arrays("train"), 2, 4, 0)[1]):
+    for make in (lambda d: sample(d, 5), second_batch):
         for a, b in zip(make(memory), make(mapped), strict=True):
             np.testing.assert_array_equal(a, b)
             assert not isinstance(b, np.memmap)
