@@ -16,6 +16,7 @@ from cnnkit.analysis import drawing
 from cnnkit.analysis.boxes import strong_boxes
 from cnnkit.analysis.heat_maps import grad_cam
 from cnnkit.augmentation import Augmentation
+from cnnkit.data import sample
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.types import Tensor
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Pictures whose heat maps are made at once.
 _BATCH = 128
+# Training pictures whose colours are looked at, if there are so many.
+_COLOURS = 1000
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def augmenter(recipe: Recipe, dataset: Dataset) -> Augmenter | None:
                 received=strength,
                 todo="use augment.fancy_pca=0",
             )
-        colours = augmentation.principal_colours(dataset.arrays("train")[0])
+        colours = augmentation.principal_colours(sample(dataset, _COLOURS)[0])
         parts.append(augmentation.FancyPCA(*colours, strength))
     parts += _mixing(_or(chosen.mixup, preset.mixup), _or(chosen.cutmix, preset.cutmix))
     return Augmenter(augmentation.Stack(parts), boxes) if parts else None

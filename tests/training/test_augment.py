@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -157,6 +161,25 @@ def test_first_stage_that_is_no_model(tmp_path):
         made(Pictures(), f"cam_crop={tmp_path}")
     with pytest.raises(UsageError, match="No such model file"):
         made(Pictures(), f"cam_crop={tmp_path / 'no.keras'}")
+
+
+@pytest.mark.slow
+def test_also_on_jax(tmp_path):
+    code = (
+        "import keras; assert keras.backend.backend() == 'jax'\n"
+        "from cnnkit.training import resolve\n"
+        "from cnnkit.training.train import train\n"
+        "sets = ['train.epochs=1', 'model.name=lenet300', 'data.split=[0.3, 0.1, 0.6]']\n"
+        "sets += ['augment.preset=strong', 'augment.off_last_epochs=0', 'train.lr=0.01']\n"
+        f"run = train('digits', resolve(sets=sets), {str(tmp_path / 'run')!r})\n"
+        "assert run.metrics[-1]['val_accuracy'] > 0.2\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "plots" / "augmented.png").is_file()
 
 
 @pytest.mark.parametrize(
