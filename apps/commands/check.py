@@ -43,15 +43,16 @@ def check(
     ] = False,
 ) -> None:
     """Opens every picture, lists what is wrong, and splits the rest; changes nothing."""
-    import cnnkit.data
-
     try:
         fractions = tuple(map(float, split.split("/")))
     except ValueError:
         raise UsageError("Wrong split", expected="such as 0.7/0.15/0.15", received=split) from None
-    manifest = cnnkit.data.check(
-        data, split=fractions, seed=seed or 0, group_by=group_by, near_dups=near_dups
-    )
+    with console.hushed():  # TensorFlow reads TFRecord files
+        import cnnkit.data
+
+        manifest = cnnkit.data.check(
+            data, split=fractions, seed=seed or 0, group_by=group_by, near_dups=near_dups
+        )
     show(manifest)
     if out is not None:
         manifest.save(out)
