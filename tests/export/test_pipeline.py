@@ -10,6 +10,7 @@ import pytest
 
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
+from cnnkit.training import Run
 from cnnkit.training.recipe import resolve
 from cnnkit.training.reporter import Reporter
 from export import ledger
@@ -282,7 +283,11 @@ def test_a_compressed_run_can_be_opened_and_compressed_again(subject, tmp_path):
     done = compress(replace(subject, recipe=recipe(finetune_epochs=0)), [HALF])
     out = pipeline.write_run(done, tmp_path / "small")
     assert pipeline.read_ledger(out) == done.ledger
+    (out / "metrics.csv").write_text("epoch,loss\n1,0.5\n")
+    (out / "health.json").write_text('[{"epoch": 1, "said": ["dead"]}]')
     again = compress(out, ["prune-filters:ratio=0.25"])
+    run = Run.open(pipeline.write_run(again, tmp_path / "smaller"))
+    assert (run.metrics, run.health) == ([{"epoch": 1, "loss": 0.5}], ["dead"])
     assert again.ledger[0].params == done.ledger[-1].params
     assert again.ledger[0].accuracy == done.ledger[-1].accuracy
     assert again.subject.labels == subject.labels
