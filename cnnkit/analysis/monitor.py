@@ -25,7 +25,7 @@ from cnnkit.errors import UsageError
 
 # Pictures that are computed at once, and how many places they may have in all: a tape remembers
 # their activations.
-_BATCH, _PLACES = 256, 64 * 224**2
+_BATCH, _PLACES = 256, 16 * 224**2
 # Where the gradient of a sigmoid is below 0.7 % of its inputs' (figure 8.2): inputs beyond 5.
 _SIGMOID = 1 / (1 + math.exp(-5))
 _TANH = 2 * _SIGMOID - 1  # tanh(x) = 2 sigmoid(2x) - 1
