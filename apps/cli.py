@@ -23,6 +23,7 @@ from apps.commands.evaluate import evaluate
 from apps.commands.explain import explain
 from apps.commands.export import export
 from apps.commands.list import list_names
+from apps.commands.lr_find import lr_find
 from apps.commands.predict import predict
 from apps.commands.resume import resume
 from apps.commands.run import run
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "check": check,
     "train": train,
     "resume": resume,
+    "lr-find": lr_find,
     "ensemble": ensemble,
     "compress": compress,
     "export": export,

@@ -34,6 +34,10 @@ SCHEDULES: dict[str, tuple[str, dict[str, Option]]] = {
     "constant": ("stays", {}),
     "step": ("falls at once, every few epochs", {"every": _EVERY, "factor": _FACTOR}),
     "exponential": ("falls by the same factor after each epoch", {"end": _END}),
+    "rising": (
+        "rises by the same factor at every step: for a range test",
+        {"start": Option(1e-7, "the first rate, as a fraction of the highest", most=1)},
+    ),
     "inverse": ("falls as 1 / (1 + k * epochs)", {"k": _K}),
     "cyclic": ("falls along half a cosine, several times", {"cycles": _CYCLES}),
 }
@@ -102,6 +106,8 @@ def learning_rates(
     elif name == "exponential":
         ratio = options["end"] ** (1 / max(1, epochs - 1))
         rates = schedules.ExponentialDecay(lr, epoch_steps, ratio, staircase=True)
+    elif name == "rising":
+        rates = schedules.ExponentialDecay(lr * options["start"], steps, 1 / options["start"])
     elif name == "inverse":
         rates = schedules.InverseTimeDecay(lr, epoch_steps, options["k"], staircase=True)
     elif name == "cyclic":

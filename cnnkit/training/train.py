@@ -176,24 +176,11 @@ def train(
         raise UsageError("No data given", expected="`data`, or data.path in the recipe")
     files.require_free(out, ENVIRONMENT, overwrite=overwrite)
 
-    recipe = resolved.recipe
-    manifest = data if isinstance(data, sources.Manifest) else check(recipe, reporter)
-    dataset = load(manifest, recipe)
-    height, width, channels = dataset.image_shape
-    name, given = recipe.model.name, recipe.train
-    resolved = _with(
-        resolved,
-        "chosen from the data",
-        data={"image_size": [height, width], "channels": channels},
-        model={"name": choose(dataset.image_shape) if name == "auto" else name},
-        train={
-            "batch_size": given.batch_size or batch_size_for(len(dataset.labels("train"))),
-            "lr": given.lr or RATES[given.optimizer],
-        },
-    )
+    manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
+    dataset, resolved = chosen(manifest, resolved)
     recipe = resolved.recipe
     with devices(recipe.device.strategy):
-        training = _Training(dataset, recipe, reporter)
+        training = Training(dataset, recipe, reporter)
         files.remove(out)
         with files.owned(out):
             files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
@@ -203,7 +190,8 @@ def train(
             files.write_json(out / "config.resolved.json", origins)
             files.write_json(out / "classes.json", manifest.classes)
             manifest.save(out / MANIFEST)
-            reporter.step(f"training {recipe.model.name} on {height}x{width}x{channels} pictures")
+            size = "x".join(map(str, dataset.image_shape))
+            reporter.step(f"training {recipe.model.name} on {size} pictures")
             training.run(out)
     return Run(out, manifest, training.recipe)
 
@@ -229,13 +217,13 @@ def resume(folder: str | Path, reporter: Reporter | None = None) -> Run:
         reporter.note(f"{run.folder} has finished before")
         return run
     with devices(run.recipe.device.strategy), files.owned(run.folder):
-        training = _Training(run.dataset(), run.recipe, reporter)
+        training = Training(run.dataset(), run.recipe, reporter)
         reporter.step(f"going on with {run.recipe.model.name} in {run.folder}")
         training.run(run.folder, resume=True)
     return Run(run.folder, run.manifest, training.recipe)
 
 
-class _Training:
+class Training:
     """A network that is ready to be trained.
 
     Attributes:
@@ -295,7 +283,7 @@ class _Training:
             loss=self.loss,
             wrap=self.wrap,
             sampler=self.sampler,
-            augment=self._augmentation(),
+            augment=self.augmentation(),
             patience=guard.patience,
             time_limit=guard.time_limit,
             retries=guard.max_rollbacks if guard.on_nan == "rollback" else 0,
@@ -327,7 +315,7 @@ class _Training:
         plain.set_weights(self.model.get_weights())
         return plain
 
-    def _augmentation(self) -> Augmentation | None:
+    def augmentation(self) -> Augmentation | None:
         """Returns what is done in which epoch: nothing is mixed in the last ones."""
         if self.augmenter is None:
             return None
@@ -364,6 +352,24 @@ def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
         if problem.action != "ignored":
             reporter.warn(f"{problem.path}: {problem.reason} ({problem.action})")
     return manifest
+
+
+def chosen(manifest: sources.Manifest, resolved: Resolved) -> tuple[sources.Dataset, Resolved]:
+    """Opens the pictures, and chooses what the recipe leaves open: size, network, batch, rate."""
+    recipe = resolved.recipe
+    dataset = load(manifest, recipe)
+    height, width, channels = dataset.image_shape
+    name, given = recipe.model.name, recipe.train
+    return dataset, _with(
+        resolved,
+        "chosen from the data",
+        data={"image_size": [height, width], "channels": channels},
+        model={"name": choose(dataset.image_shape) if name == "auto" else name},
+        train={
+            "batch_size": given.batch_size or batch_size_for(len(dataset.labels("train"))),
+            "lr": given.lr or RATES[given.optimizer],
+        },
+    )
 
 
 def choose(image_shape: tuple[int, int, int]) -> str:

@@ -13,7 +13,7 @@ from cnnkit.training.devices import devices
 from cnnkit.training.devices import dtype_policy
 from cnnkit.training.devices import policy_of
 from cnnkit.training.keeper import LAST
-from cnnkit.training.train import _Training
+from cnnkit.training.train import Training
 from cnnkit.training.train import train
 
 
@@ -77,9 +77,9 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path):
     recipe = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"name": "resnet8"})}
     )
-    training = _Training(load(check(DIGITS)), recipe, Hearing())
+    training = Training(load(check(DIGITS)), recipe, Hearing())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_augmentation", lambda: lambda epoch: Greedy())
+        patch.setattr(training, "augmentation", lambda: lambda epoch: Greedy())
         training.run(tmp_path)
     assert [text for text in heard if "memory" in text] == [
         "out of memory with 32 pictures a step: from the start, with half",
