@@ -16,6 +16,7 @@ import cnnkit
 from apps import console
 from apps.commands.bench import bench
 from apps.commands.check import check
+from apps.commands.compare import compare
 from apps.commands.compress import compress
 from apps.commands.doctor import doctor
 from apps.commands.ensemble import ensemble
@@ -40,6 +41,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "lr-find": lr_find,
     "ensemble": ensemble,
+    "compare": compare,
     "compress": compress,
     "export": export,
     "verify": verify,

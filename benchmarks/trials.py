@@ -17,9 +17,9 @@ from typing import Any
 from typing import TypeAlias
 
 import numpy as np
-from scipy import stats
 
 from cnnkit import files
+from cnnkit.training.significance import paired
 
 # What a trial came to: a number for each column that it has, and what else is to be kept.
 Arm: TypeAlias = Callable[[int], Mapping[str, Any]]
@@ -103,10 +103,9 @@ def difference(pairs: Sequence[float], other: str, form: str) -> str:
     """Returns the mean difference to `other`, its interval by Student's t, and if it shows."""
     if len(pairs) < 2:
         return "-"
-    mean, error = float(np.mean(pairs)), float(stats.sem(pairs))
-    half = error * float(stats.t.ppf(0.975, len(pairs) - 1))
-    told = f"{mean:+{form}} ({mean - half:+{form}} to {mean + half:+{form}}) against {other}"
-    return told if abs(mean) > half else f"{told}: none shown"
+    found = paired(pairs)
+    told = f"{found.mean:+{form}} ({found.low:+{form}} to {found.high:+{form}}) against {other}"
+    return told if found.shown else f"{told}: none shown"
 
 
 def run(plan: Plan, arms: Mapping[str, Arm], argv: list[str] | None = None) -> int:
