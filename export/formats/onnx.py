@@ -169,7 +169,6 @@ def session(path: Path, *, threads: int = 1) -> Any:
 
 def _convert(model: keras.Model) -> Any:
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
     from tf2onnx import optimizer
     from tf2onnx import tf_loader
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
@@ -183,7 +182,7 @@ def _convert(model: keras.Model) -> Any:
             """
 
     # Frozen here: captured constants would become inputs that the user has to feed.
-    frozen = convert_variables_to_constants_v2(trace.function(model, None))
+    frozen = trace.frozen(model, None)
     (image,), (scores,) = frozen.inputs, frozen.outputs
     names = [image.name], [scores.name]
     with tf.Graph().as_default() as tf_graph:

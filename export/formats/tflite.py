@@ -82,7 +82,9 @@ def write(  # noqa: PLR0913
         return path
     samples = _samples(calibration, model, input_type) if variant == "int8" else None
     with tempfile.TemporaryDirectory() as folder:
-        content, silent = _convert(trace.save(model, Path(folder), 1), variant, samples, input_type)
+        content, silent = _convert(
+            trace.save_frozen(model, Path(folder), 1), variant, samples, input_type
+        )
     _check(content, model, variant)
     if silent:
         described = meta.of(model, labels, resize, [layer_of(model, name) for name in silent])
@@ -94,7 +96,7 @@ def write(  # noqa: PLR0913
 def unfinished(model: keras.Model) -> bytes:
     """Returns the float32 file as the converter leaves it, for tools that know tensors by name."""
     with tempfile.TemporaryDirectory() as folder:
-        return _convert(trace.save(model, Path(folder), 1), "float32", None, "float32")[0]
+        return _convert(trace.save_frozen(model, Path(folder), 1), "float32", None, "float32")[0]
 
 
 def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
@@ -241,7 +243,7 @@ def _convert_simulation(simulation: keras.Model, input_type: str) -> bytes:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
-        saved = trace.save(simulation, Path(folder), 1)
+        saved = trace.save_frozen(simulation, Path(folder), 1)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
