@@ -176,9 +176,19 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
     statistics: Statistics | None = None
 
     def save(self, path: str | Path) -> Path:
-        """Writes the manifest as JSON, whole or not at all."""
-        indent = None if self.shape else 1
-        return files.write_json(Path(path), self.model_dump(by_alias=True), indent=indent)
+        """Writes the manifest as JSON, an item a line, whole or not at all."""
+        if self.shape:
+            return files.write_json(Path(path), self.model_dump(by_alias=True), indent=None)
+        others = self.model_dump(by_alias=True, exclude={"items"})
+        head = json.dumps(others, indent=1, ensure_ascii=False).removesuffix("\n}")
+        # There may be a million: neither their tables nor their text are in memory at once.
+        with files.replacing(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
+            file.write(f'{head},\n "items": [')
+            for k, item in enumerate(self.items):
+                line = json.dumps(_written(item), ensure_ascii=False)
+                file.write(f"{',' if k else ''}\n  {line}")
+            file.write("\n ]\n}\n")
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -222,7 +232,7 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
     @pydantic.field_serializer("items")
     def _to_columns(self, items: list[Item]) -> Any:
         if not self.shape:
-            return [_written(item) for item in items]
+            return items
         splits = [_DROPPED] * (1 + max((int(item.id) for item in items), default=-1))
         for item in items:
             splits[int(item.id)] = str(SPLITS.index(item.split))

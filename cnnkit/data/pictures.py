@@ -37,7 +37,8 @@ RESIZE_RULES = {
 }
 
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
-_AT_ONCE = 256
+# Pictures that wait in memory; and in a task, since tasks cost as much as tiny pictures.
+_AT_ONCE, _TASK = 256, 8
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
 
@@ -129,9 +130,10 @@ def in_parallel(
     rest = iter(sources)
     with ThreadPoolExecutor() as pool:
         while some := list(itertools.islice(rest, _AT_ONCE)):
+            tasks = [some[k : k + _TASK] for k in range(0, len(some), _TASK)]
             with quiet():
-                results = list(pool.map(function, some))
-            yield from results
+                results = list(pool.map(lambda task: list(map(function, task)), tasks))
+            yield from itertools.chain.from_iterable(results)
 
 
 def fit(image: Image.Image, image_size: tuple[int, int], channels: int, resize: str) -> np.ndarray:
