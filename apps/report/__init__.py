@@ -159,7 +159,14 @@ def _warnings(
     sizes = np.bincount(subject.dataset.labels("train"), minlength=len(scores.classes))
     if sizes.max() > _IMBALANCE * sizes.min():
         found.append(f"uneven classes: from {sizes.min()} to {sizes.max()} training pictures")
-    bad = [p for p in subject.dataset.manifest.problems if p.action == "skipped"]
+    problems = subject.dataset.manifest.problems
+    alike = sum(p.code == "near-conflict" for p in problems)
+    if alike:
+        found.append(f"{alike} pictures are near copies of one in another class: see Data")
+    lacking = [p.path for p in problems if p.code == "one-sided-class"]
+    if lacking:
+        found.append(f"classes that one of the splits lacks: {', '.join(lacking[:8])}")
+    bad = [p for p in problems if p.action == "skipped"]
     if bad:
         found.append(f"{len(bad)} pictures were left out: see Data")
     return found

@@ -102,6 +102,7 @@ def test_the_report_tells_what_it_is_about(page, made):
     for name in (*CLASSES, *(f"café au lait/{name}" for name in SKIPPED)):
         assert name in text
     assert "2 frames" in text
+    assert "0 groups of pictures were kept in one split each" in text
     assert "CMYK colours, converted to RGB" in text
     assert "&lt;b&gt;&amp;.png" in page
     assert "&lt;script&gt;alert(1)" in page

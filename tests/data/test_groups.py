@@ -3,6 +3,8 @@
 import io
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import defaultdict
 
@@ -269,3 +271,15 @@ def test_nothing_is_changed_on_disk(tmp_path):
         now = path.stat()
         assert (now.st_size, now.st_mtime_ns) == (before[path].st_size, before[path].st_mtime_ns)
         path.chmod(before[path].st_mode)
+
+
+def test_without_imagehash_the_extra_is_named(tmp_path):
+    code = (
+        "import sys; sys.modules['imagehash'] = None\n"
+        "from apps.cli import main; sys.exit(main(['check', 'digits', '--near-dups']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: Near copies need the package imagehash. `pip install 'cnnkit[hash]'`.\n"
+    )
