@@ -26,7 +26,7 @@ from cnnkit.training.fit import fit
 COUNT = 10_000
 FILTERS = (16, 32)
 WEIGHTS = (0.0, 0.001, 0.01, 0.1, 1.0)
-LEARNING: dict[str, Any] = {"epochs": 8, "batch_size": 128, "lr": 5e-3}
+LEARNING: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 2e-3}
 
 
 def network() -> keras.Model:

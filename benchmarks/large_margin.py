@@ -5,8 +5,8 @@
 LeNet-5-Caffe with half of its filters is trained with the plain softmax and with each margin (Liu
 et al. 2016, https://arxiv.org/abs/1612.02295, table 2), all else being equal. Besides the errors
 there is the angle between a test digit's features and the weights of its class, which the margin
-is to make small. Batches are small for the sake of many steps: the margin comes in over a fixed part
-of them, and where they are some hundreds, m = 4 loses what the network had learned by then.
+is to make small. Batches are small for the sake of many steps: the margin comes in over a fixed
+part of them, and where they are some hundreds, m = 4 loses what the network had learned by then.
 """
 
 import sys
@@ -97,11 +97,11 @@ HEAD = f"""# Large-margin softmax on MNIST
 
 LeNet-5-Caffe of {WIDTH:g} times the width, trained on {COUNT:,} of the training digits for
 {LEARNING["epochs"]} epochs with AdamW at {LEARNING["lr"]:g} and a cosine in batches of
-{LEARNING["batch_size"]}, without weight decay; the plain cosine is blended out as the authors do. Weights are those of the last epoch. Angles are
-between a test digit's features and its class' weights, the bias being one of them. The paper (Liu
-et al. 2016, https://arxiv.org/abs/1612.02295, table 2) has all 60,000 digits, a network of ten
-convolutions of 64 filters, and no seeds: its column is for the order, not for the height. Written
-by `python -m benchmarks.large_margin`."""
+{LEARNING["batch_size"]}, without weight decay; the plain cosine is blended out as the authors do.
+Weights are those of the last epoch. Angles are between a test digit's features and its class'
+weights, the bias being one of them. The paper (Liu et al. 2016, https://arxiv.org/abs/1612.02295,
+table 2) has all 60,000 digits, a network of ten convolutions of 64 filters, and no seeds: its
+column is for the order, not for the height. Written by `python -m benchmarks.large_margin`."""
 
 
 if __name__ == "__main__":
