@@ -14,6 +14,7 @@ import typer
 
 import cnnkit
 from apps import console
+from apps.commands.ablate import ablate
 from apps.commands.bench import bench
 from apps.commands.check import check
 from apps.commands.compare import compare
@@ -40,6 +41,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "resume": resume,
     "lr-find": lr_find,
+    "ablate": ablate,
     "ensemble": ensemble,
     "compare": compare,
     "compress": compress,
