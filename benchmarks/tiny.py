@@ -146,6 +146,9 @@ class Digits:
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         return (self.x, self.y) if split == "train" else self.plain.arrays(split)
 
+    def labels(self, split: str) -> np.ndarray:
+        return self.plain.labels(split)  # Of each digit once: every copy has as many of a class.
+
     def taught(self, teacher: keras.Model, temperature: float, path: Path) -> "Digits":
         """Returns the digits with a teacher's softened answers in the place of labels.
 
