@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from cnnkit.errors import UsageError
 
 FOLDER = "folder"
 _TIMEOUT_S = 20.0
+# The part of all pictures above which a group of near copies is none, unless they are few.
+_CHAIN, _FEW = 0.1, 20
+_COPY, _CONFLICT = "near-copy", "near-conflict"
+_NEAR = {_COPY, _CONFLICT}
 # A pattern can take for ever, and `re` has no limit of time: a child process can be given one.
 _SEARCH = """
 import json, re, sys
@@ -113,19 +118,33 @@ def by_likeness(items: Sequence[Item], place: str = "") -> tuple[list[Item], lis
         same = items[i].label == items[j].label
         closest[j] = min(closest.get(j, (True, near.BITS, i)), (same, bits, i))
         for k in (i, j):
-            flags[k].add("near-copy" if same else "near-conflict")
+            flags[k].add(_COPY if same else _CONFLICT)
     problems = []
     for j, (same, bits, i) in sorted(closest.items()):
         reason = f"its hash differs in {bits} of {near.BITS} bits from {place}{items[i].id}"
         if same:
-            code, reason = "near-copy", f"{reason}: both go to one split"
+            code, reason = _COPY, f"{reason}: they are one group"
         else:
-            code, reason = "near-conflict", f"{reason}, in another class: one label may be wrong"
+            code, reason = _CONFLICT, f"{reason}, in another class: one label may be wrong"
         problems.append(Problem(printable(place + items[j].id), code, printable(reason), "kept"))
-    return [
+    found = [
         replace(item, group=name, flags=(*item.flags, *sorted(flags[k])))
         for k, (item, name) in enumerate(zip(items, sets.names(), strict=True))
-    ], problems
+    ]
+    return found, problems + _chains(found, place)
+
+
+def _chains(items: Sequence[Item], place: str) -> list[Problem]:
+    """Returns a problem if so many pictures are near copies of each other that none may be."""
+    members = Counter(item.group for item in items if not _NEAR.isdisjoint(item.flags))
+    name, n = max(members.items(), key=lambda pair: pair[1], default=("", 0))
+    if n <= max(_CHAIN * len(items), _FEW):
+        return []
+    reason = (
+        f"{n} of {len(items)} pictures are one group of near copies: such pictures may be too much "
+        "alike for perceptual hashes, as characters are"
+    )
+    return [Problem(printable(place + name), "near-chain", reason, "kept")]
 
 
 def keep_apart(items: Sequence[Item], place: str = "") -> tuple[list[Item], list[Problem]]:

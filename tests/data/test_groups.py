@@ -179,7 +179,7 @@ def test_near_copies_are_found_and_stay_together(tmp_path):
         change(drawing((0, 3))).save(root / "cat" / f"03_{name}.png")
     manifest = check(root, near_dups=True)
     assert codes(manifest) == {f"cat/03_{n}.png": ("near-copy", "kept") for n in CHANGES}
-    assert "from cat/03.png: both go to one split" in manifest.problems[0].reason
+    assert "from cat/03.png: they are one group" in manifest.problems[0].reason
     copies = [item for item in manifest.items if item.id.startswith("cat/03")]
     assert len(copies) == 1 + len(CHANGES)
     assert {item.group for item in copies} == {"cat/03.png"}
@@ -247,6 +247,17 @@ def test_near_copies_among_arrays(tmp_path):
     by_id = {item.id: item.split for item in manifest.items}
     assert by_id["3"] == by_id["7"]
     assert Manifest.load(manifest.save(tmp_path / "m.json")) == manifest
+
+
+def test_pictures_that_are_all_alike_are_told(tmp_path):
+    x = np.stack([np.asarray(drawing(i, 32)) for i in range(60)])
+    x[:25] = x[0]
+    x[:25, 0, 0, 0] = np.arange(25)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(60) % 2)
+    manifest = check(tmp_path / "d.npz", near_dups=True)
+    last = manifest.problems[-1]
+    assert (last.path, last.code) == ("index 0", "near-chain")
+    assert last.reason.startswith("25 of 60 pictures are one group of near copies")
 
 
 def test_conflict_of_exact_copies_is_no_near_copy(tmp_path):
