@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 TIMEOUT_S = 900.0
 _DETAIL_LINES = 30
 _LOG = "log.txt"
+# Keras and TensorFlow import these where they are installed, in which a child would spend a third
+# of its start, and convert nothing with them.
+_IDLE = ("jax", "matplotlib", "sklearn")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -198,6 +201,7 @@ def _work(job: Path) -> None:
     # Libraries print to standard output too: they get standard error, the protocol keeps its own.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    sys.modules.update(dict.fromkeys(_IDLE))  # type: ignore[arg-type]  # makes `import name` fail
     from cnnkit.models.saving import load_model
 
     todo = json.loads(job.read_text(encoding="utf-8"))
