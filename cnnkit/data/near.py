@@ -9,7 +9,8 @@ from cnnkit.errors import UsageError
 
 BITS = 64
 # Of copies of 366 drawings, compressed, halved, enlarged, or changed in brightness or contrast,
-# 94 % or more differ in at most so many bits; of pairs of 731 different ones, 16 of 266,815.
+# 94 % or more differ in at most so many bits; of pairs of 731 different ones, 16 of 266,815
+# (benchmarks/near_copies.md).
 DISTANCE = 6
 _BLOCK = 2**20  # comparisons at once: 8 MiB
 
