@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cnnkit.data import Dataset
     from cnnkit.training.recipe import Recipe
 
-# `auto`: up to this ratio of the largest class to the smallest, nothing is done. Beyond, classes take
-# turns: nothing was better in `benchmarks/imbalance.md`, and an epoch takes as long as before.
+# `auto`: up to this ratio of the largest class to the smallest, nothing is done. Beyond, classes
+# take turns: nothing was better in `benchmarks/imbalance.md`, and epochs are as long as before.
 MUCH_THE_SAME = 3
 WEIGHING = ("weights", "effective_number")
 
