@@ -8,7 +8,8 @@ what it computes, TF Serving computes too.
 
 import sys
 
-ABSENT = ("keras", "tf_keras", "cnnkit", "export", "apps")
+# TensorFlow also imports JAX where that is installed, for half a second.
+ABSENT = ("jax", "keras", "tf_keras", "cnnkit", "export", "apps")
 _BATCH = 256
 
 

@@ -48,7 +48,9 @@ def save_frozen(model: keras.Model, folder: Path, batch: int | None) -> Path:
     module.signature = tf.function(
         lambda image: {OUTPUT: constant(image)[0]}, input_signature=[_spec(model, batch)]
     )
-    tf.saved_model.save(module, str(folder), signatures=module.signature)
+    # Of constants, gradients cannot be saved, and no converter wants them.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(folder), module.signature, options)
     return folder
 
 
