@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from export.formats import saved_model
-from tests.contracts.parts import as_model
 from tests.contracts.parts import batch
 from tests.contracts.parts import predictions
+from tests.contracts.parts import shared_model
 from tests.specs import each
 
 pytestmark = pytest.mark.export
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.export
 
 @each("layer", "activation", "block", "model")
 def test_same_outputs_on_jax(spec, jax, tmp_path):
-    model = as_model(spec)
+    model = shared_model(spec)
     x = batch(spec, n=3)
     model.save(tmp_path / "part.keras")
     want = np.asarray(model(x, training=False))
@@ -36,7 +36,7 @@ def test_same_loss_on_jax(spec, jax, tmp_path):
 
 @each("layer", "activation", "block", "model")
 def test_saved_model_without_cnnkit(spec, tensorflow_alone, tmp_path):
-    model = as_model(spec)
+    model = shared_model(spec)
     x = batch(spec, n=3)
     path = saved_model.write(model, tmp_path / "part")
     want = np.asarray(model(x, training=False))

@@ -3,8 +3,10 @@ import pytest
 
 from export.formats import onnx
 from export.formats import tflite
-from tests.contracts.parts import as_model
 from tests.contracts.parts import batch
+from tests.contracts.parts import least_db
+from tests.contracts.parts import shared_model
+from tests.export.networks import sqnr_db
 from tests.specs import each
 
 pytestmark = pytest.mark.export
@@ -17,7 +19,7 @@ formats = pytest.mark.parametrize("fmt", INT8, ids=lambda fmt: fmt.__name__.rspl
 @formats
 @each("layer", "activation", "block", "model")
 def test_export_parity(spec, fmt, tmp_path):
-    model = as_model(spec)
+    model = shared_model(spec)
     x = batch(spec, n=3)
     path = fmt.write(model, tmp_path / "part")
     want = np.asarray(model(x, training=False))
@@ -27,10 +29,9 @@ def test_export_parity(spec, fmt, tmp_path):
 @formats
 @each("layer", "activation", "block", "model")
 def test_int8_parity(spec, fmt, tmp_path):
-    model = as_model(spec)
+    model = shared_model(spec)
     x = batch(spec, n=32)
     # Calibrated on what is compared: the contract is about kernels, not about choosing samples.
     path = fmt.write(model, tmp_path / "part", calibration=x, **INT8[fmt])
     want = np.asarray(model(x, training=False))
-    error = want - fmt.run(path, x)
-    assert np.square(want).sum() >= 10**2.5 * np.square(error).sum()  # 25 dB
+    assert sqnr_db(want, fmt.run(path, x)) >= least_db(model)

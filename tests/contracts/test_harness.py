@@ -6,9 +6,11 @@ import pytest
 from keras import ops
 
 from cnnkit import checks
+from tests.contracts import test_export as export
 from tests.contracts import test_numerics as numerics
 from tests.contracts import test_rules as rules
 from tests.contracts import test_serialization as serialization
+from tests.contracts.parts import least_db
 from tests.specs import Spec
 
 
@@ -88,6 +90,12 @@ class LooksAtTheBatch(Scale):
         return super().call(x - ops.mean(x, 0, keepdims=True))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class HasASignalBelowAStep(Scale):
+    def call(self, x):
+        return ops.relu(super().call(x) + 300) - 300
+
+
 def spec(part):
     return Spec("layer", part.__name__, lambda: part(start=3.0))
 
@@ -117,6 +125,19 @@ def test_a_good_part_fulfils(contract):
 def test_a_broken_part_is_caught(contract, part):
     with pytest.raises((AssertionError, TypeError)):
         contract(spec(part))
+
+
+@export.formats
+def test_int8_that_loses_the_signal_is_caught(fmt, tmp_path):
+    export.test_int8_parity(spec(Scale), fmt, tmp_path)
+    with pytest.raises(AssertionError):
+        export.test_int8_parity(spec(HasASignalBelowAStep), fmt, tmp_path)
+
+
+@pytest.mark.parametrize(("layers", "least"), [(1, 25), (16, 25), (32, 22), (160, 15)])
+def test_int8_of_deep_networks_may_lose_what_their_layers_do(layers, least):
+    chain = [keras.Input((2,)), *(keras.layers.Dense(2) for _ in range(layers))]
+    assert least_db(keras.Sequential(chain)) == pytest.approx(least, abs=0.02)
 
 
 def test_a_loss_fulfils_its_contract():

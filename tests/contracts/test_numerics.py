@@ -6,6 +6,7 @@ import tensorflow as tf
 from tests.contracts.parts import as_model
 from tests.contracts.parts import batch
 from tests.contracts.parts import predictions
+from tests.contracts.parts import shared_model
 from tests.specs import each
 
 
@@ -69,8 +70,10 @@ def test_one_training_step_reaches_every_weight(spec):
 
 @each("layer", "block", "model")
 def test_batch_of_one_and_of_five_agree(spec):
-    model = as_model(spec)
+    model = shared_model(spec)
     x = batch(spec, n=5)
-    np.testing.assert_allclose(
-        model(x, training=False)[:1], model(x[:1], training=False), rtol=1e-5, atol=1e-6
-    )
+    alone = np.asarray(model(x[:1], training=False))
+    # Sums in another order differ by roundings of their terms, so an output in which large terms
+    # cancel is as far off as a large one.
+    off = 1e-6 + 1e-5 * np.abs(alone).max()
+    np.testing.assert_allclose(model(x, training=False)[:1], alone, rtol=0, atol=off)

@@ -4,8 +4,8 @@ import json
 import keras
 import numpy as np
 
-from tests.contracts.parts import as_model
 from tests.contracts.parts import batch
+from tests.contracts.parts import shared_model
 from tests.specs import each
 
 
@@ -46,7 +46,7 @@ def test_every_init_argument_is_in_the_config(spec):
 
 @each("layer", "activation", "block", "model")
 def test_save_and_load(spec, tmp_path):
-    model = as_model(spec)
+    model = shared_model(spec)
     x = batch(spec)
     before = np.asarray(model(x, training=False))
     model.save(tmp_path / "m.keras")

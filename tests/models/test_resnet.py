@@ -14,7 +14,7 @@ def spec(name):
         name,
         lambda: models.build(name, (64, 64, 3), 5, width=1 / 16),
         input_shape=(64, 64, 3),
-        deep=name not in ("resnet18", "resnet50", "plain18"),
+        deep=name not in ("resnet18", "resnet50"),
     )
 
 

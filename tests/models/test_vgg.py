@@ -14,7 +14,7 @@ def spec(name):
         name,
         lambda: models.build(name, (32, 32, 3), 5, width=1 / 16),
         input_shape=(32, 32, 3),
-        deep=name not in ("vgg11", "vgg19_bn"),
+        deep=name not in ("vgg11", "vgg11_bn"),
     )
 
 
