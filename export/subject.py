@@ -175,7 +175,15 @@ def load_dataset(
     if manifest is None:
         return None
     height, width, channels = input_shape
-    return cnnkit.data.load(manifest, image_size=(height, width), channels=channels, resize=resize)
+    chosen = (recipe or Recipe()).data
+    return cnnkit.data.load(
+        manifest,
+        image_size=(height, width),
+        channels=channels,
+        resize=resize,
+        cache=chosen.cache or None,
+        in_memory=chosen.in_memory,
+    )
 
 
 def safe_name(text: str) -> str:

@@ -115,8 +115,10 @@ def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndar
                 expected=f"batches of shape {tuple(i.shape)}",
                 received=x.shape,
             )
-        x = x.astype(dtype, copy=False)
-        parts = [runner.run([o.name], {i.name: x[k : k + step]})[0] for k in range(0, len(x), step)]
+        parts = [
+            runner.run([o.name], {i.name: x[k : k + step].astype(dtype, copy=False)})[0]
+            for k in range(0, len(x), step)
+        ]
         return np.concatenate(parts) if parts else np.zeros((0, *o.shape[1:]), np.float32)
 
     return predict
