@@ -41,7 +41,6 @@ def test_an_ensemble_is_a_run_like_any_other(cnnkit, runs, tmp_path):
     assert sum(p for _, p in averaged) <= 1.0001
     assert cnnkit("export", folder, "--format", "tflite").code == 0
     assert cnnkit("ensemble", runs / "a", runs / "b").code == 2  # there is something already
-    assert cnnkit("ensemble", runs / "a", runs / "b", "--overwrite").code == 0
 
 
 def test_a_student_has_a_run_of_its_own(cnnkit, runs, tmp_path):
@@ -85,4 +84,3 @@ def test_too_many_views(cnnkit, runs):
     done = cnnkit("eval", runs / "a", "--tta", "8")
     assert done.code == 2
     assert "without mirror images" in done.err
-    assert cnnkit("eval", runs / "a", "--tta", "8", "--flip").code == 0
