@@ -33,7 +33,7 @@ def test_config_round_trip(spec):
     assert set(vars(revived)) == set(vars(part))
 
 
-@each("layer", "loss", "regularizer", "constraint", "initializer", "schedule")
+@each("layer", "loss", "regularizer", "constraint", "initializer", "schedule", "augmentation")
 def test_every_init_argument_is_in_the_config(spec):
     part = spec.make()
     wanted = {
