@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from typing import Literal
 
 from cnnkit import registry
@@ -68,20 +69,10 @@ def check(
         near.require()
     fractions = _fractions(split)
     kind, path = _identify(data)
-    if kind == "folder":
-        classes, items, problems = _find(Path(path), hashed=near_dups)
-        found: dict = {}
-    elif kind == "tfrecord":
-        records = tfrecord.read(path, hashed=near_dups)
-        classes, items, problems = records.classes, records.items, records.problems
-        found = {"files": records.files, "stamps": records.stamps}
-    elif group_by:
+    if group_by and kind in arrays.READERS:
         raise UsageError("group_by needs pictures with paths", where=printable(path))
-    else:
-        source = arrays.READERS[kind](path)
-        classes, items, problems = source.classes, source.items(hashed=near_dups), []
-        found = {"shape": source.x.shape[1:], "files": source.files}
-    place = "index " if "shape" in found else ""
+    classes, items, problems, facts = _read(kind, path, hashed=near_dups)
+    place = "index " if "shape" in facts else ""
     kept, copies = deduplicate(items, place)
     problems += copies
     if on_bad_image == "fail":
@@ -97,9 +88,9 @@ def check(
     _require(printable(path), classes, kept, problems)
     kept = measure.flag_odd_aspects(assign(kept, fractions, seed))
     _require_splits(printable(path), kept)
-    statistics = measure.statistics(classes, kept, found.get("shape"))
+    statistics = measure.statistics(classes, kept, facts.get("shape"))
     problems += measure.one_sided(statistics.counts)
-    if "shape" in found:  # in columns there is no place for more
+    if "shape" in facts:  # in columns there is no place for more
         kept = [Item(item.id, item.label, item.split) for item in kept]
     return Manifest(
         kind=kind,
@@ -110,7 +101,7 @@ def check(
         items=kept,
         problems=problems,
         statistics=statistics,
-        **found,
+        **facts,
     )
 
 
@@ -150,6 +141,21 @@ def _identify(data: str | Path) -> tuple[Kind, str]:
     if path.suffix == ".npz":
         return "npz", str(path)
     raise DataError("Not a data source", where=printable(data), expected=_SOURCES)
+
+
+def _read(
+    kind: Kind, path: str, *, hashed: bool
+) -> tuple[list[str], list[Item], list[Problem], dict[str, Any]]:
+    """Returns classes, items and problems of a source, and what else its manifest tells."""
+    if kind == "folder":
+        return *_find(Path(path), hashed=hashed), {}
+    if kind == "tfrecord":
+        records = tfrecord.read(path, hashed=hashed)
+        facts = {"files": records.files, "stamps": records.stamps}
+        return records.classes, records.items, records.problems, facts
+    source = arrays.READERS[kind](path)
+    facts = {"files": source.files, "shape": source.x.shape[1:]}
+    return source.classes, source.items(hashed=hashed), [], facts
 
 
 def _find(root: Path, *, hashed: bool) -> tuple[list[str], list[Item], list[Problem]]:

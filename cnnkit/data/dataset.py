@@ -106,7 +106,7 @@ class Dataset:
             path = self._cache / disk.name(self.manifest, items, self.image_shape, self.resize)
             return disk.mapped(path, shape, self._pictures(items))
         pixels = np.empty(shape, np.uint8)
-        for k, picture in enumerate(self._pictures(items)):
+        for k, picture in zip(range(len(items)), self._pictures(items), strict=True):
             pixels[k] = picture
         return pixels
 
