@@ -38,7 +38,7 @@ def snapshot_ensemble(
         cycles: M of the paper.
         keep: m of the paper.
         **options: As `fit` takes them; the rate begins at 0.1, of Nesterov's SGD, unless they say
-            otherwise.
+            otherwise. Schedule, warm-up and running average of the weights are not theirs to say.
 
     Raises:
         ValueError: If more are to be kept than there are cycles.
@@ -48,7 +48,8 @@ def snapshot_ensemble(
         Huang et al. 2017, "Snapshot Ensembles: Train 1, get M for free", section 3, and Wei 2017,
         eq. 13.1, https://arxiv.org/abs/1704.00109. Differs: nothing.
     """
-    cyclic = {"schedule": f"cyclic:cycles={cycles}", "warmup_epochs": 0}
+    # A running average would mix the cycles.
+    cyclic = {"schedule": f"cyclic:cycles={cycles}", "warmup_epochs": 0, "ema": 0.0}
     settings = {"epochs": epochs, "optimizer": "sgd", "lr": 0.1, **options, **cyclic}
     return _fit(model, dataset, Snapshots(model, keep, cycles), settings)
 
