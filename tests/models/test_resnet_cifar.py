@@ -18,7 +18,8 @@ DEPTHS = {f"resnet{6 * n + 2}": n for n in (1, 2, 3, 5, 7, 9, 18)}
 PLAIN = {f"plain{6 * n + 2}": n for n in (3, 5, 7, 9)}
 SPECS = (
     *(spec(name, (9, 9, 3), 0.5) for name in ("resnet8", "resnet14", "resnet20")),
-    *(spec(name) for name in [*DEPTHS, *PLAIN][3:]),
+    *(spec(name) for name in [*DEPTHS, *PLAIN][3:] if name != "resnet110"),
+    spec("resnet110", width=1.0),
 )
 
 
