@@ -228,6 +228,9 @@ def _trainer(
         reporter.warn(f"fine-tuning learns from the teacher, and not by {special}")
     defaults = {
         **dict(recipe.train),
+        # A pass changes all layers, and maybe their names.
+        "layer_lr": {},
+        "unfreeze": "all",
         "warmup_epochs": 0,
         "loss": None if dataset is None else loss_of(recipe, dataset),
         "patience": recipe.guard.patience,

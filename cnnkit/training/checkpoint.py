@@ -36,12 +36,11 @@ class State:
 
 
 def variables_of(trained: keras.Model) -> list[keras.Variable]:
-    """Returns what training changes: weights, random states, and the optimizer's variables."""
-    return [
-        *trained.trainable_variables,
-        *trained.non_trainable_variables,
-        *trained.optimizer.variables,
-    ]
+    """Returns what training changes: weights, random states, and the optimizer's variables.
+
+    Frozen or not, weights have the same place.
+    """
+    return [*trained.variables, *trained.optimizer.variables]
 
 
 def capture(trained: keras.Model) -> list[np.ndarray]:
@@ -49,13 +48,21 @@ def capture(trained: keras.Model) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables_of(trained)]
 
 
-def restore(trained: keras.Model, arrays: list[np.ndarray]) -> None:
+def restore(trained: keras.Model, arrays: list[np.ndarray], *, anew: bool = False) -> None:
     """Gives the variables their values back; the optimizer is built.
+
+    Args:
+        trained: What is trained.
+        arrays: As `capture` returned them.
+        anew: Leaves the optimizer as it is: that of the arrays trained other layers.
 
     Raises:
         UsageError: If these are the values of another network or optimizer.
     """
     variables = variables_of(trained)
+    if anew:
+        variables = list(trained.variables)
+        arrays = arrays[: len(variables)]
     expected, received = [tuple(v.shape) for v in variables], [a.shape for a in arrays]
     if expected != received:
         raise UsageError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +19,10 @@ from cnnkit import files
 from cnnkit import registry
 from cnnkit.analysis.logits import logits
 from cnnkit.errors import DivergedError
+from cnnkit.errors import UsageError
 from cnnkit.models.saving import save_model
+from cnnkit.training import layer_rates
+from cnnkit.training import unfreezing
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS as METRICS
 from cnnkit.training.keeper import Keeper
@@ -27,6 +33,7 @@ from cnnkit.training.pipeline import Sampler
 from cnnkit.training.pipeline import batch_size_for
 from cnnkit.training.reporter import Reporter
 from cnnkit.training.schedules import learning_rates
+from cnnkit.types import Tensor
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
@@ -88,6 +95,8 @@ def fit(  # noqa: PLR0913
     loss: keras.losses.Loss | None = None,
     ema: float = 0.0,
     clip_norm: float | None = None,
+    layer_lr: Mapping[str, float] | None = None,
+    unfreeze: str = "all",
     patience: int | None = None,
     time_limit: float | None = None,
     retries: int = 0,
@@ -123,7 +132,15 @@ def fit(  # noqa: PLR0913
         ema: Momentum of a running average of the weights, in [0, 1), which is what is validated and
             kept; 0 keeps the weights themselves.
         clip_norm: Largest norm of all gradients together, positive; None leaves them.
-        patience: Epochs without a better one after which training ends; None never ends it.
+        layer_lr: Regular expression -> what the rate is multiplied by for the weights whose whole
+            path it matches, such as `conv_1/.*`; 0 freezes them, and with them the averages of a
+            batch normalization. The paths are those of `layer_rates.weights`.
+        unfreeze: Which layers are trained: one of `unfreezing.PLANS`, such as `head`, or
+            `stages:head=3,deep=6` for the last one first and then more. Batch normalization in
+            frozen layers computes as in inference. Each stage has a fresh optimizer; the schedule
+            goes on.
+        patience: Epochs without a better one after which training ends, in the last stage of
+            `unfreeze`; None never ends it.
         time_limit: Seconds after which training ends with its epoch; None never ends it.
         retries: How often training goes back to its last finite epoch, and on at half the rate,
             when it diverges.
@@ -152,6 +169,7 @@ def fit(  # noqa: PLR0913
     if deterministic:
         _only_deterministic_operations()
     classes, reporter = model.output_shape[-1], reporter or Reporter()
+    layer_lr = layer_lr or {}
     x, y = dataset.arrays("train")
     lr = lr or RATES[registry.known("optimizer", optimizer, RATES)]
     batch_size = batch_size or batch_size_for(len(y))
@@ -164,50 +182,60 @@ def fit(  # noqa: PLR0913
         keeper.resume(folder)
     # The order matters: the keeper looks while averages are in the place of the weights.
     watching = [*callbacks, keeper, *([keras.callbacks.SwapEMAWeights()] if ema else [])]
+    options = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    caught = layer_rates.caught(model, layer_lr)
+    _tell(caught, layer_lr, reporter)
+    factors = [(v, layer_lr[p]) for p, held in caught.items() for vs in held.values() for v in vs]
+    stages = unfreezing.stages(unfreeze, epochs)
     while True:
+        stage = next((s for s in stages if keeper.epoch < s.end), stages[-1])
         rates = learning_rates(
             lr * 0.5**keeper.rollbacks, schedule, epochs, len(train), warmup_epochs
         )
-        options = {"use_ema": True, "ema_momentum": ema} if ema else {}
-        trained.compile(
-            optimizer=_scaled(
-                trained,
-                _optimizer(
-                    optimizer,
-                    rates,
-                    epochs * len(train),
-                    weight_decay=weight_decay,
-                    global_clipnorm=clip_norm,
-                    **options,
+        if stage.start:
+            rates = _Later(rates, stage.start * len(train))
+        with _frozen(model, stage, factors, reporter):
+            trained.compile(
+                optimizer=_scaled(
+                    trained,
+                    _optimizer(
+                        optimizer,
+                        rates,
+                        (stage.end - stage.start) * len(train),
+                        factors,
+                        weight_decay=weight_decay,
+                        global_clipnorm=clip_norm,
+                        **options,
+                    ),
                 ),
-            ),
-            loss=loss
-            or keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=label_smoothing
-            ),
-            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-            jit_compile=_jit(),
-        )
-        trained.optimizer.build(trained.trainable_variables)
-        keeper.start(trained, rates)
-        if keeper.epoch < epochs and not keeper.stalled:
-            trained.fit(
-                train.stream(range(keeper.epoch, epochs)),
-                validation_data=val and val.stream(),
-                initial_epoch=keeper.epoch,
-                epochs=epochs,
-                steps_per_epoch=len(train),
-                shuffle=False,  # the stream has its own order
-                verbose=0,
-                callbacks=watching,
+                loss=loss
+                or keras.losses.CategoricalCrossentropy(
+                    from_logits=True, label_smoothing=label_smoothing
+                ),
+                metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+                jit_compile=_jit(),
             )
-        if not keeper.diverged or keeper.rollbacks == retries:
+            trained.optimizer.build(trained.trainable_variables)
+            keeper.start(trained, rates, stage)
+            if keeper.epoch < epochs and not keeper.stalled:
+                trained.fit(
+                    train.stream(range(keeper.epoch, stage.end)),
+                    validation_data=val and val.stream(),
+                    initial_epoch=keeper.epoch,
+                    epochs=stage.end,
+                    steps_per_epoch=len(train),
+                    shuffle=False,  # the stream has its own order
+                    verbose=0,
+                    callbacks=watching,
+                )
+        if keeper.diverged and keeper.rollbacks < retries:
+            keeper.rollbacks += 1
+            reporter.warn(
+                f"{keeper.diverged} in epoch {keeper.epoch + 1}: back to the end of epoch "
+                f"{keeper.epoch}, and on at half the rate ({keeper.rollbacks} of {retries})"
+            )
+        elif keeper.diverged or stage.last or trained.stop_training:
             break
-        keeper.rollbacks += 1
-        reporter.warn(
-            f"{keeper.diverged} in epoch {keeper.epoch + 1}: back to the end of epoch "
-            f"{keeper.epoch}, and on at half the rate ({keeper.rollbacks} of {retries})"
-        )
     if keep_best or keeper.diverged:
         model.set_weights(keeper.weights)
     if keeper.diverged:
@@ -245,9 +273,72 @@ def _diverged(keeper: Keeper, train: Batches, dataset: Dataset, lr: float) -> Di
     )
 
 
-def _optimizer(name: str, rates: Any, steps: int, **options: Any) -> keras.optimizers.Optimizer:
+@contextlib.contextmanager
+def _frozen(
+    model: keras.Model,
+    stage: unfreezing.Stage,
+    factors: Sequence[tuple[keras.Variable, float]],
+    reporter: Reporter,
+) -> Iterator[None]:
+    """Freezes what a stage does not train."""
+    layers = list(layer_rates.leaves(model))
+    still = unfreezing.before(stage.part, layers)
+    zero = {id(variable): variable for variable, factor in factors if not factor}
+    # As a whole, which stops the averages of a batch normalization too.
+    still += [
+        layer
+        for layer in layers
+        if layer.trainable_variables and all(id(v) in zero for v in layer.trainable_variables)
+    ]
+    with unfreezing.frozen(still, zero.values()):
+        left = len(model.trainable_variables)
+        if not left:
+            raise UsageError(
+                "Nothing is left to train",
+                where=f"epoch {stage.start + 1}, in which {stage.part} is trained",
+                todo="freeze less with layer_lr and unfreeze",
+            )
+        if still or zero:
+            norms = any("normalization" in type(layer).__name__.lower() for layer in still)
+            reporter.note(
+                f"from epoch {stage.start + 1}, {left} of {len(model.weights)} weight arrays are "
+                "trained" + (", and frozen normalization is as in inference" if norms else "")
+            )
+        yield
+
+
+def _tell(caught: Mapping[str, Any], layer_lr: Mapping[str, float], reporter: Reporter) -> None:
+    for pattern, weights in caught.items():
+        number = len(weights)
+        reporter.note(
+            f"layer_lr: {pattern!r} is {number} weight{'s' if number > 1 else ''}, at "
+            f"{layer_lr[pattern]:g} times the rate"
+        )
+
+
+class _Later(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule of which some steps are done."""
+
+    def __init__(self, rates: Any, done: int) -> None:
+        self.rates, self.done = rates, done
+
+    def __call__(self, step: Tensor) -> Tensor:
+        return self.rates(keras.ops.cast(step, "int64") + self.done)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"rates": self.rates, "done": self.done}
+
+
+def _optimizer(
+    name: str,
+    rates: Any,
+    steps: int,
+    factors: Sequence[tuple[keras.Variable, float]],
+    **options: Any,
+) -> keras.optimizers.Optimizer:
     make = OPTIMIZERS[registry.known("optimizer", name, OPTIMIZERS)]
     ramp = {"steps": steps} if make is RampedSGD else {}
+    make = layer_rates.layered(make, factors) if factors else make
     optimizer = make(learning_rate=rates, **options, **ramp)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer

@@ -20,6 +20,7 @@ from cnnkit.models.saving import save_model
 from cnnkit.training import checkpoint
 from cnnkit.training.checkpoint import State
 from cnnkit.training.reporter import Reporter
+from cnnkit.training.unfreezing import Stage
 
 METRICS = "metrics.csv"
 BEST = "checkpoints/best.keras"
@@ -33,7 +34,8 @@ class Keeper(keras.callbacks.Callback):
 
     Args:
         model: The classifier that is trained, maybe within a wrapper.
-        patience: Epochs without a better one after which training ends.
+        patience: Epochs without a better one after which training ends, all of them in its last
+            stage.
         folder: Where everything is kept up to date; None keeps it in memory.
         reporter: Told about every epoch.
         time_limit: Seconds after which training ends with its epoch; None never ends it.
@@ -77,8 +79,10 @@ class Keeper(keras.callbacks.Callback):
 
     @property
     def stalled(self) -> bool:
-        """Whether there was no better epoch for too long."""
-        return self.epoch - self.best_epoch >= self.patience
+        """Whether there was no better epoch for too long, in the last stage."""
+        return self.stage.last and (
+            self.epoch - max(self.best_epoch, self.stage.start) >= self.patience
+        )
 
     @property
     def late(self) -> bool:
@@ -90,16 +94,17 @@ class Keeper(keras.callbacks.Callback):
         """Where the kept weights are from, in words."""
         return f"epoch {self.best_epoch}" if self.best_epoch else "the start"
 
-    def start(self, trained: keras.Model, rates: Rates) -> None:
+    def start(self, trained: keras.Model, rates: Rates, stage: Stage) -> None:
         """Remembers the state before the first epoch, or takes the remembered one back.
 
         Args:
             trained: What is trained, its optimizer built.
-            rates: Learning rate of every step.
+            rates: Learning rate of every step of the optimizer.
+            stage: In which training goes on, each with an optimizer of its own.
         """
-        self.diverged, self.rates = "", rates
+        self.diverged, self.rates, self.stage = "", rates, stage
         if self.state is not None:
-            checkpoint.restore(trained, self.state.arrays)
+            checkpoint.restore(trained, self.state.arrays, anew=self.epoch == stage.start)
         elif self.retries:
             self.state = State(0, checkpoint.capture(trained), self._memory())
 
@@ -154,7 +159,7 @@ class Keeper(keras.callbacks.Callback):
                 self._save_best(self.folder)
         if self.stalled or self.late:
             self.model.stop_training = True
-        if self.folder or self.retries:
+        if self.folder or self.retries or not self.stage.last:
             self.state = State(epoch + 1, checkpoint.capture(self.model), self._memory())
         if self.folder and self.state:
             files.write_text(self.folder / METRICS, _csv(self.rows))

@@ -17,6 +17,7 @@ from cnnkit import checks
 from cnnkit import files
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
+from cnnkit.training import unfreezing
 from cnnkit.training.devices import devices
 from cnnkit.training.fit import fit
 from cnnkit.training.pipeline import Sampler
@@ -112,6 +113,7 @@ def lr_find(
         "lr": high,
         "schedule": f"rising:start={low / high!r}",
         "ema": 0.0,
+        "unfreeze": unfreezing.final(recipe.train.unfreeze),
     }
     with devices(recipe.device.strategy), contextlib.suppress(DivergedError):
         training = Training(dataset, recipe, reporter)

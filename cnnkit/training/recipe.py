@@ -21,6 +21,7 @@ from cnnkit import models
 from cnnkit import registry
 from cnnkit.errors import UsageError
 from cnnkit.training import schedules
+from cnnkit.training import unfreezing
 
 _UNITS = {
     "": 1,
@@ -53,6 +54,15 @@ def _model(name: str) -> str:
 def _schedule(text: str) -> str:
     schedules.parse(text)
     return text
+
+
+def _plan(text: str) -> str:
+    unfreezing.parse(text)
+    return text
+
+
+# Keys whose value is a table, to which `--set KEY.NAME=value` adds.
+_TABLES = ("train.layer_lr",)
 
 
 # TOML has no null: what is None here is written as a word there.
@@ -181,6 +191,12 @@ class Train(_Section):
         ema: Momentum of a running average of the weights, which is validated and kept; 0 takes the
             weights themselves.
         clip_norm: Largest norm of all gradients together; None leaves them.
+        layer_lr: Table of what the rate is multiplied by for weights whose path a regular
+            expression matches as a whole, such as `"conv_1/.*" = 0.1`; 0 freezes them. No weight
+            may match two.
+        unfreeze: Which layers are trained: `all`, `head`, which is the last one, `deep`, which is
+            the second half; or the last one first: `head_then_all:epochs=3`,
+            `stages:head=3,deep=6`, and then all. Frozen batch normalization is as in inference.
         seed: Of split, weights, order and augmentation.
         deterministic: Only operations that give the same bits each time: slower.
     """
@@ -204,6 +220,8 @@ class Train(_Section):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-2
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[Rate | None, pydantic.BeforeValidator(_none), _word("none")] = None
+    layer_lr: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    unfreeze: Annotated[str, pydantic.AfterValidator(_plan)] = "all"
     seed: Count = 0
     deterministic: bool = False
 
@@ -432,7 +450,8 @@ def resolve(
     Args:
         path: A TOML file.
         preset: One of `PRESETS`.
-        sets: Such as `train.epochs=3`; values are TOML, and text needs no quotes.
+        sets: Such as `train.epochs=3`; values are TOML, and text needs no quotes. What follows
+            `train.layer_lr.` is a pattern as it is, up to the first "=".
         **sections: The same as tables, such as `train={"epochs": 3}`; they count as `--set`.
 
     Raises:
@@ -450,6 +469,9 @@ def resolve(
     origin = dict.fromkeys(values, "default")
     for source, layer in layers:
         for key, value in layer.items():
+            table = next((t for t in _TABLES if key.startswith(f"{t}.")), None)
+            if table and isinstance(values[table], Mapping):
+                key, value = table, {**values[table], key.removeprefix(f"{table}."): value}
             origin[registry.known("recipe key", key, values)] = source
             values[key] = value
     try:
@@ -504,13 +526,13 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _value(raw: str) -> Any:
-    """Returns `raw` read as TOML where it is a number, truth, text or list, else as text."""
+    """Returns `raw` read as TOML where it is a number, truth, text, list or table, else as text."""
     try:
         parsed = tomllib.loads(f"value = {raw}")
     except tomllib.TOMLDecodeError:
         return raw
     value = parsed.get("value")
-    plain = isinstance(value, str | int | float | list) and len(parsed) == 1
+    plain = isinstance(value, str | int | float | list | dict) and len(parsed) == 1
     return value if plain else raw
 
 

@@ -16,6 +16,7 @@ from cnnkit.data import Dataset
 from cnnkit.data import Manifest
 from cnnkit.data import pictures
 from cnnkit.data.dataset import contents
+from cnnkit.training import unfreezing
 from cnnkit.training.augment import Augmenter
 from cnnkit.training.augment import augmenter
 from cnnkit.training.devices import devices
@@ -212,7 +213,12 @@ def _train(
     fit(
         model,
         dataset,
-        **{**dict(recipe.train), "batch_size": batch_size, "epochs": epochs},
+        **{
+            **dict(recipe.train),
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "unfreeze": unfreezing.final(recipe.train.unfreeze),
+        },
         loss=loss_of(recipe, dataset),
         wrap=wrap_of(recipe, dataset, model),
         sampler=chosen,

@@ -50,6 +50,21 @@ def test_sizes_have_units(text, size):
     assert resolve(sets=[f"export.max_size={text}"]).recipe.export.max_size == size
 
 
+def test_a_table_within_a_section(tmp_path):
+    file = tmp_path / "cnnkit.toml"
+    file.write_text('[train.layer_lr]\n"conv.*" = 0.1\n')
+    resolved = resolve(file, sets=["train.layer_lr.logits/.*=3", "train.layer_lr.bn=0.5"])
+    assert resolved.recipe.train.layer_lr == {"conv.*": 0.1, "logits/.*": 3.0, "bn": 0.5}
+    assert resolved.origin["train.layer_lr"] == "--set"
+    file.write_text(to_toml(resolved.recipe))
+    assert resolve(file).recipe == resolved.recipe
+    assert resolve(sets=['train.layer_lr={"a/b" = 2}']).recipe.train.layer_lr == {"a/b": 2}
+    with pytest.raises(UsageError, match=r"train\.layer_lr.*greater than or equal to 0"):
+        resolve(sets=["train.layer_lr.conv=-1"])
+    with pytest.raises(UsageError, match="Unknown plan of unfreezing"):
+        resolve(sets=["train.unfreeze=tail"])
+
+
 def test_unknown_key_names_the_three_closest():
     with pytest.raises(UsageError, match=r"'train\.epoch'.*train\.epochs, train\.\w+, \w+\.\w+"):
         resolve(sets=["train.epoch=3"])
