@@ -36,7 +36,7 @@ def train(
         str | None, typer.Option(help="Ends with the epoch in which it is over, such as 30m.")
     ] = None,
     pretrained: Annotated[
-        str | None, typer.Option(help="Weights to begin with: a file or a run folder.")
+        str | None, typer.Option(help="Weights to begin with: a file, a run folder, or imagenet.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. [default: runs/NAME]")] = None,
     overwrite: arguments.Overwrite = False,

@@ -35,6 +35,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         *("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
     ),
 }
+APPLICATIONS = "keras.applications."
 NAMES: dict[str, str] = {
     name: f"cnnkit.models.{family}" for family, members in FAMILIES.items() for name in members
 }
@@ -46,7 +47,7 @@ def build(
     """Returns a fresh functional model from `image` to `logits`.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES`, or such as `keras.applications.MobileNetV2`.
         input_shape: `(height, width, channels)` of the pictures.
         classes: Number of outputs, at least 2.
         **options: Keyword-only arguments of the model's own function, such as `width`.
@@ -58,6 +59,10 @@ def build(
         >>> build("lenet5_caffe", (28, 28, 1), 10).count_params()
         431080
     """
+    if name.startswith(APPLICATIONS):
+        from cnnkit.models import applications
+
+        return applications.build(name, input_shape, classes, **options)
     importlib.import_module(NAMES[registry.known("model", name, NAMES)])
     make = registry.get("model", name)
     parameters = inspect.signature(make).parameters.values()

@@ -39,6 +39,11 @@ class Loaded:
     missing: list[str]
     unused: list[str]
 
+    def holds(self, layer: str) -> bool:
+        """Returns whether the file has weights of a layer."""
+        held = [*self.matched, *self.mismatched, *self.unused]
+        return any(key.startswith(f"{layer}/") for key in held)
+
     def __str__(self) -> str:
         total = len(self.matched) + len(self.mismatched) + len(self.missing)
         parts = [f"{len(self.matched)} of {total} weights by {self.by}"]
@@ -56,7 +61,7 @@ def load_weights(model: keras.Model, path: str | Path) -> Loaded:
 
     Args:
         model: Any built model.
-        path: A `.keras` or `.weights.h5` file, or a run folder.
+        path: A `.keras` or `.weights.h5` file, a `.h5` file of Keras 2, or a run folder.
 
     Raises:
         UsageError: If there is no such file, it is damaged, or none of its weights fits.
@@ -90,7 +95,7 @@ def _opened(path: Path, folder: str) -> Iterator[Any]:
         raise UsageError(
             "No weights can be read",
             where=path,
-            expected="a .keras or .weights.h5 file, or a run folder",
+            expected="a .keras, .weights.h5 or .h5 file, or a run folder",
             received=error,
         ) from error
     with file:
@@ -117,6 +122,8 @@ def _copy(theirs: Any, mine: Any, by: str) -> Loaded:
 
 def _weights(file: Any, by: str) -> dict[str, Any]:
     """Returns the weights of a file as Keras writes it, `layers/conv2d_1/vars/0` and so on."""
+    if "layer_names" in (old := file.get("model_weights", file)).attrs:
+        return _old_weights(old, by)
     found: dict[str, Any] = {}
 
     def visit(path: str, item: Any) -> None:  # links to other files are not visited
@@ -131,6 +138,20 @@ def _weights(file: Any, by: str) -> dict[str, Any]:
         found["/".join([*names, *groups[len(layers) + 1 :]])] = item
 
     file.visititems(visit)
+    return found
+
+
+def _old_weights(file: Any, by: str) -> dict[str, Any]:
+    """Returns the weights of a file as Keras 2 wrote it, by name alone."""
+    if by == "position":
+        return {}
+    found = {}
+    for layer in file.attrs["layer_names"]:
+        layer = layer.decode() if isinstance(layer, bytes) else layer
+        for number, name in enumerate(file[layer].attrs["weight_names"]):
+            item = file[layer][name]
+            if not (item.external or item.is_virtual):
+                found[f"{layer}/{number}"] = item
     return found
 
 

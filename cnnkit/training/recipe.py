@@ -48,6 +48,8 @@ def _bytes(value: Any) -> Any:
 
 
 def _model(name: str) -> str:
+    if name.startswith(models.APPLICATIONS):  # Keras knows which there are.
+        return name
     return registry.known("model", name, ["auto", *models.NAMES])
 
 
@@ -159,13 +161,16 @@ class Model(_Section):
     """Which network.
 
     Args:
-        name: One of `cnnkit.models.NAMES`; `auto` chooses by the size of the pictures.
+        name: One of `cnnkit.models.NAMES`; `auto` chooses by the size of the pictures; or such as
+            `keras.applications.MobileNetV2`, with random weights, a new head, and its own way to
+            normalize pixels.
         width: Multiplies its numbers of channels, positive.
         init: Of the weights: `default` is what each layer chooses; `xavier` and `he` by a normal
             or uniform distribution; `data` looks at the pictures, from random numbers,
             principal components (`data-pca`) or clusters (`data-kmeans`).
-        pretrained: A `.keras` or `.weights.h5` file or a run folder, whose weights are taken
-            over where name and shape agree; "none" takes none.
+        pretrained: A `.keras`, `.weights.h5` or `.h5` file or a run folder, whose weights are taken
+            over where name and shape agree; `imagenet`, for a network of `keras.applications`,
+            fetches the published ones; "none" takes none.
     """
 
     name: Annotated[str, pydantic.AfterValidator(_model)] = "auto"

@@ -26,6 +26,7 @@ from cnnkit.analysis.logits import logits
 from cnnkit.analysis.monitor import Monitor
 from cnnkit.analysis.monitor import diagnosis
 from cnnkit.errors import UsageError
+from cnnkit.models import applications
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
 from cnnkit.training import imbalance
@@ -356,6 +357,9 @@ def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
 
 def chosen(manifest: sources.Manifest, resolved: Resolved) -> tuple[sources.Dataset, Resolved]:
     """Opens the pictures, and chooses what the recipe leaves open: size, network, batch, rate."""
+    if resolved.recipe.model.name.startswith(models.APPLICATIONS):
+        if resolved.recipe.data.channels is None:
+            resolved = _with(resolved, "chosen for the model", data={"channels": 3})
     recipe = resolved.recipe
     dataset = load(manifest, recipe)
     height, width, channels = dataset.image_shape
@@ -470,6 +474,8 @@ def _network(recipe: Recipe, dataset: sources.Dataset, policy: str) -> keras.Mod
         net = models.build(
             recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
         )
+    if recipe.model.name.startswith(models.APPLICATIONS):
+        return deployable(net, *applications.statistics(recipe.model.name))
     return deployable(net, *dataset.statistics())
 
 
@@ -479,6 +485,28 @@ def build(recipe: Recipe, dataset: sources.Dataset, reporter: Reporter) -> keras
     model = _network(recipe, dataset, policy_of(recipe.device.mixed_precision))
     initialize(model, recipe.model.init, dataset.arrays("train")[0], recipe.train.seed)
     if recipe.model.pretrained != "none":
-        loaded = load_weights(model, recipe.model.pretrained)
-        reporter.note(f"{recipe.model.pretrained}: {loaded}")
+        _pretrain(model, recipe, reporter)
     return model
+
+
+def _pretrain(model: keras.Model, recipe: Recipe, reporter: Reporter) -> None:
+    name, source = recipe.model.name, recipe.model.pretrained
+    ready = name.startswith(models.APPLICATIONS)
+    if source == "imagenet":
+        if not ready:
+            raise UsageError(
+                "No weights of ImageNet are published for this network",
+                where=f"model.name={name}",
+                expected="a network of keras.applications, such as keras.applications.MobileNetV2",
+            )
+        shape = model.input_shape[1:]
+        with applications.imagenet(name, shape, recipe.model.width) as path:
+            loaded = load_weights(model, path)
+    else:
+        loaded = load_weights(model, source)
+    # Networks that were trained here have the head `logits`, and have seen RGB.
+    theirs = not loaded.holds("logits")
+    if ready and theirs and applications.reversed_channels(name):
+        applications.reverse_first_kernel(model)
+        reporter.note("the first kernel is reversed: its weights expect BGR, and pictures are RGB")
+    reporter.note(f"{source}: {loaded}")

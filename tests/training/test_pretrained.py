@@ -7,7 +7,11 @@ import pytest
 
 from cnnkit.errors import UsageError
 from cnnkit.training.pretrained import load_weights
+from cnnkit.training.recipe import resolve
+from cnnkit.training.train import build
 from tests.contracts.parts import perturb
+from tests.training.pictures import Pictures
+from tests.training.test_layer_rates import Notes
 
 
 def net(classes=3, prefix="", *, dropout=True):
@@ -23,7 +27,8 @@ def net(classes=3, prefix="", *, dropout=True):
 def saved(model, path):
     keras.utils.set_random_seed(1)
     perturb(model)
-    (model.save if path.suffix == ".keras" else model.save_weights)(path)
+    weights = path.name.endswith(".weights.h5")
+    (model.save_weights if weights else model.save)(path)
     return path
 
 
@@ -104,3 +109,45 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     source = keras.Model(image, keras.layers.EinsumDense("ab,bc->ac", 2)(image))
     with pytest.raises(UsageError, match="None of the weights in the file fits"):
         load_weights(net(), saved(source, tmp_path / "m.keras"))
+
+
+class Colours:
+    """Pictures for the smallest network of `keras.applications`."""
+
+    image_shape, classes = (32, 32, 3), ["a", "b", "c"]
+
+    def arrays(self, split):
+        return np.zeros((3, 32, 32, 3), np.uint8), np.arange(3)
+
+
+@pytest.mark.parametrize("file", ["m.weights.h5", "m.keras", "m.h5"])
+def test_a_network_of_keras_from_a_local_file(file, tmp_path):
+    source = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None, classes=7)
+    path, reporter = saved(source, tmp_path / file), Notes()
+    values = {"name": "keras.applications.MobileNet", "width": 0.25, "pretrained": str(path)}
+    model = build(resolve(model=values).recipe, Colours(), reporter)
+    trunk = {layer.name: layer for layer in model.layers if layer.name != "logits"}
+    for layer in source.layers:
+        if layer.name in trunk:
+            for a, b in zip(layer.get_weights(), trunk[layer.name].get_weights(), strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert "135 of 137 weights by name; missing: logits/0, logits/1" in reporter.notes[0]
+    np.testing.assert_allclose(model.get_layer("pixels").offset, [-1, -1, -1])
+
+
+def test_weights_that_expect_bgr_are_reversed_once(tmp_path):
+    source = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    path = saved(source, tmp_path / "m.weights.h5")
+    values = {"name": "keras.applications.VGG16", "pretrained": str(path)}
+    model = build(resolve(model=values).recipe, Colours(), Notes())
+    kernel = np.array(source.get_layer("block1_conv1").kernel)[:, :, ::-1]
+    np.testing.assert_array_equal(model.get_layer("block1_conv1").kernel, kernel)
+    model.save_weights(path)
+    again = build(resolve(model=values).recipe, Colours(), Notes())
+    np.testing.assert_array_equal(again.get_layer("block1_conv1").kernel, kernel)
+
+
+def test_only_networks_of_keras_have_weights_of_imagenet():
+    recipe = resolve(model={"name": "resnet8", "pretrained": "imagenet"}).recipe
+    with pytest.raises(UsageError, match=r"model\.name=resnet8.*keras\.applications\.MobileNetV2"):
+        build(recipe, Pictures(), Notes())
