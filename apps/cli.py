@@ -34,6 +34,7 @@ from apps.commands.train import train
 from apps.commands.verify import verify
 from cnnkit import registry
 from cnnkit.errors import CnnkitError
+from cnnkit.errors import LostError
 
 VERBS: dict[str, Callable[..., None]] = {
     "run": run,
@@ -103,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except CnnkitError as error:
         console.error(str(error))
+        if isinstance(error, LostError):
+            # The libraries would wait for minutes for the one that is gone, and then abort.
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.error("Interrupted. Nothing half-written is left under a final name.")

@@ -55,3 +55,7 @@ class DivergedError(CnnkitError):
     """Training whose loss became NaN or infinite: exit code 5."""
 
     exit_code = 5
+
+
+class LostError(CnnkitError):
+    """Another process, without which this one cannot go on, has ended: exit code 1."""

@@ -17,8 +17,10 @@ def resume(folder: Annotated[Path, typer.Argument(help="The run folder.", metava
     printer = console.Printer(1)
     printer.stage(f"resuming {folder}")
     with console.hushed(), resumable(folder):
+        from cnnkit.training.devices import chief
         from cnnkit.training.train import resume
 
         run = resume(folder, printer)
-        show(run)
+        if chief():
+            show(run)
     printer.done()

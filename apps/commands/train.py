@@ -61,9 +61,11 @@ def train(
     printer.stage(f"training on {path}")
     with console.hushed(), resumable(folder):
         import cnnkit
+        from cnnkit.training.devices import chief
 
         run = cnnkit.train(path, resolved, folder, overwrite=overwrite, reporter=printer)
-        show(run)
+        if chief():
+            show(run)
     printer.done()
 
 

@@ -23,6 +23,8 @@ from cnnkit.errors import UsageError
 from cnnkit.models.saving import save_model
 from cnnkit.training import layer_rates
 from cnnkit.training import unfreezing
+from cnnkit.training.devices import ONE
+from cnnkit.training.devices import Mesh
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS as METRICS
 from cnnkit.training.keeper import Keeper
@@ -109,6 +111,7 @@ def fit(  # noqa: PLR0913
     wrap: Callable[[keras.Model], keras.Model] | None = None,
     folder: Path | None = None,
     resume: bool = False,
+    mesh: Mesh = ONE,
     reporter: Reporter | None = None,
 ) -> History:
     """Trains `model` in place and leaves it with the weights of its best epoch.
@@ -157,6 +160,7 @@ def fit(  # noqa: PLR0913
         folder: Where `metrics.csv` and `checkpoints` are kept up to date.
         resume: Goes on from the last epoch in `folder`, to the very same weights as without the
             interruption, given the same arguments and a start of the same seed.
+        mesh: What it is spread over, from `devices`: only its chief writes into `folder`.
         reporter: Told about every epoch.
 
     Raises:
@@ -173,11 +177,13 @@ def fit(  # noqa: PLR0913
     x, y = dataset.arrays("train")
     lr = lr or RATES[registry.known("optimizer", optimizer, RATES)]
     batch_size = batch_size or batch_size_for(len(y))
-    train = Batches(x, y, classes, batch_size, seed, sampler, augment)
+    train = Batches(x, y, classes, batch_size, seed, sampler, augment, mesh)
     val_x, val_y = dataset.arrays("val")
-    val = Batches(val_x, val_y, classes, 4 * batch_size) if len(val_y) else None
+    val = Batches(val_x, val_y, classes, 4 * batch_size, mesh=mesh) if len(val_y) else None
     trained = wrap(logits(model)) if wrap else logits(model)
-    keeper = Keeper(model, patience or epochs, folder, reporter, time_limit, retries)
+    keeper = Keeper(
+        model, patience or epochs, folder, reporter, time_limit, retries, writes=mesh.chief
+    )
     if resume and folder:
         keeper.resume(folder)
     # The order matters: the keeper looks while averages are in the place of the weights.
@@ -250,7 +256,7 @@ def _diverged(keeper: Keeper, train: Batches, dataset: Dataset, lr: float) -> Di
     pictures = [names[k] for k in chosen]
     kept, rate = f"the weights of {keeper.kept} are kept", lr * 0.5**keeper.rollbacks
     where = f"batch {keeper.batch + 1} with {', '.join(pictures[:3])}"
-    if keeper.folder:
+    if keeper.folder and keeper.writes:
         save_model(keeper.net, keeper.folder / BEST)
         told = {
             "epoch": keeper.epoch + 1,

@@ -40,6 +40,7 @@ class Keeper(keras.callbacks.Callback):
         reporter: Told about every epoch.
         time_limit: Seconds after which training ends with its epoch; None never ends it.
         retries: How often training may go back and go on at half the rate when it diverges.
+        writes: False where another process that trains the same network writes into `folder`.
 
     Attributes:
         rows: Of `metrics.csv`.
@@ -59,8 +60,10 @@ class Keeper(keras.callbacks.Callback):
         reporter: Reporter,
         time_limit: float | None = None,
         retries: int = 0,
+        writes: bool = True,
     ) -> None:
         super().__init__()
+        self.writes = writes
         self.net, self.patience, self.folder, self.reporter = model, patience, folder, reporter
         self.retries = retries
         self.deadline = time.monotonic() + time_limit if time_limit else math.inf
@@ -161,14 +164,14 @@ class Keeper(keras.callbacks.Callback):
             self.model.stop_training = True
         if self.folder or self.retries or not self.stage.last:
             self.state = State(epoch + 1, checkpoint.capture(self.model), self._memory())
-        if self.folder and self.state:
+        if self.folder and self.state and self.writes:
             files.write_text(self.folder / METRICS, _csv(self.rows))
             save_model(self.net, self.folder / LAST)
             checkpoint.save(self.folder, self.state)
         self.reporter.epoch(row)
 
     def _memory(self) -> dict[str, Any]:
-        best = self.folder and self.best_epoch and files.sha256(self.folder / BEST)
+        best = self.folder and self.writes and self.best_epoch and files.sha256(self.folder / BEST)
         return {
             "rows": list(self.rows),
             "rank": list(self.rank) if self.best_epoch else None,
@@ -178,9 +181,11 @@ class Keeper(keras.callbacks.Callback):
         }
 
     def _save_best(self, folder: Path) -> None:
+        # Where several processes hold the weights, they can only be set by all of them.
         trained = self.net.get_weights()
         self.net.set_weights(self.weights)
-        save_model(self.net, folder / BEST)
+        if self.writes:
+            save_model(self.net, folder / BEST)
         self.net.set_weights(trained)
 
     def _stop_unless_finite(self, what: str, value: float) -> None:

@@ -11,6 +11,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from cnnkit.training.devices import ONE
+from cnnkit.training.devices import Mesh
+
 # Given pixels, labels and a seed of two int32, returns pixels and labels, in TensorFlow operations.
 # With an attribute `boxes`, a row for each picture, it is also given the rows of its pictures.
 Augment: TypeAlias = Callable[..., tuple[Any, Any]]
@@ -44,9 +47,12 @@ class Batches:
         seed: Of order and augmentation; None keeps the order of the arrays.
         sampler: Chooses the pictures of an epoch, as many in each; None takes every picture once.
         augment: Says what changes the batches of an epoch, with another seed for each.
+        mesh: Every batch can be divided evenly among its devices, for which up to one picture
+            less than it has devices is left out of an epoch; of each batch, the pictures are those
+            of its process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         x: np.ndarray,
         y: np.ndarray,
@@ -55,18 +61,25 @@ class Batches:
         seed: int | None = None,
         sampler: Sampler | None = None,
         augment: Augmentation | None = None,
+        mesh: Mesh = ONE,
     ) -> None:
+        self.mesh = mesh
         self.x, self.y, self.seed = x, y, seed
         self.sampler, self.augment = sampler, augment
         self.one_hot = np.eye(classes, dtype=np.float32)
-        self.steps = math.ceil(len(self._order(0)) / batch_size)
+        n = len(self._order(0))
+        self.steps = max(1, min(math.ceil(n / batch_size), n // mesh.devices))
 
     def __len__(self) -> int:
         return self.steps
 
     def indices(self, epoch: int) -> list[np.ndarray]:
         """Returns which pictures are in each batch of an epoch."""
-        return np.array_split(self._order(epoch), self.steps)
+        order, each = self._order(epoch), self.mesh.devices
+        # What every device gets of each batch, in the columns.
+        groups = order[: len(order) // each * each].reshape(-1, each)
+        mine = np.array_split(np.arange(each), self.mesh.processes)[self.mesh.process]
+        return [part[:, mine].ravel() for part in np.array_split(groups, self.steps)]
 
     def of(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns pixels as they are stored, and float32 labels, of the chosen pictures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import importlib.util
@@ -32,6 +33,8 @@ from cnnkit.models.saving import save_model
 from cnnkit.training import imbalance
 from cnnkit.training.augment import augmenter
 from cnnkit.training.augment import examples
+from cnnkit.training.devices import ONE
+from cnnkit.training.devices import Mesh
 from cnnkit.training.devices import devices
 from cnnkit.training.devices import dtype_policy
 from cnnkit.training.devices import out_of_memory
@@ -155,6 +158,8 @@ def train(
     """Trains a network on labelled pictures and leaves a run folder at `out`.
 
     The split is made before anything is computed; mean and deviation are of the training split.
+    Where several processes train together, see `devices`, each calls this with the same arguments,
+    and the first one writes; to resume, all must be able to read its folder.
 
     Args:
         data: Where the pictures are, or what `check` found there; None takes it from the recipe.
@@ -175,26 +180,34 @@ def train(
         resolved = _with(resolved, "argument", data={"path": path})
     if not resolved.recipe.data.path:
         raise UsageError("No data given", expected="`data`, or data.path in the recipe")
-    files.require_free(out, ENVIRONMENT, overwrite=overwrite)
-
-    manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
-    dataset, resolved = chosen(manifest, resolved)
-    recipe = resolved.recipe
-    with devices(recipe.device.strategy):
-        training = Training(dataset, recipe, reporter)
-        files.remove(out)
-        with files.owned(out):
-            files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
-            files.write_text(out / CONFIG, to_toml(recipe))
-            values = flat(to_dict(recipe))
-            origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
-            files.write_json(out / "config.resolved.json", origins)
-            files.write_json(out / "classes.json", manifest.classes)
-            manifest.save(out / MANIFEST)
+    with devices(resolved.recipe.device.strategy) as mesh:
+        if mesh.chief:
+            files.require_free(out, ENVIRONMENT, overwrite=overwrite)
+        manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
+        dataset, resolved = chosen(manifest, resolved)
+        recipe = resolved.recipe
+        training = Training(dataset, recipe, reporter, mesh)
+        if mesh.chief:
+            files.remove(out)
+        with files.owned(out) if mesh.chief else contextlib.nullcontext():
+            if mesh.chief:
+                _begin(out, manifest, resolved)
             size = "x".join(map(str, dataset.image_shape))
             reporter.step(f"training {recipe.model.name} on {size} pictures")
             training.run(out)
     return Run(out, manifest, training.recipe)
+
+
+def _begin(out: Path, manifest: sources.Manifest, resolved: Resolved) -> None:
+    """Writes what a run folder has from the start: all that `resume` needs."""
+    recipe = resolved.recipe
+    files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
+    files.write_text(out / CONFIG, to_toml(recipe))
+    values = flat(to_dict(recipe))
+    origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
+    files.write_json(out / "config.resolved.json", origins)
+    files.write_json(out / "classes.json", manifest.classes)
+    manifest.save(out / MANIFEST)
 
 
 def resume(folder: str | Path, reporter: Reporter | None = None) -> Run:
@@ -217,8 +230,11 @@ def resume(folder: str | Path, reporter: Reporter | None = None) -> Run:
     if (run.folder / MODEL).is_file():
         reporter.note(f"{run.folder} has finished before")
         return run
-    with devices(run.recipe.device.strategy), files.owned(run.folder):
-        training = Training(run.dataset(), run.recipe, reporter)
+    with (
+        devices(run.recipe.device.strategy) as mesh,
+        files.owned(run.folder) if mesh.chief else contextlib.nullcontext(),
+    ):
+        training = Training(run.dataset(), run.recipe, reporter, mesh)
         reporter.step(f"going on with {run.recipe.model.name} in {run.folder}")
         training.run(run.folder, resume=True)
     return Run(run.folder, run.manifest, training.recipe)
@@ -231,8 +247,14 @@ class Training:
         recipe: Which this may change: a batch that does not fit the memory is halved.
     """
 
-    def __init__(self, dataset: sources.Dataset, recipe: Recipe, reporter: Reporter) -> None:
-        self.dataset, self.recipe, self.reporter = dataset, recipe, reporter
+    def __init__(
+        self,
+        dataset: sources.Dataset,
+        recipe: Recipe,
+        reporter: Reporter,
+        mesh: Mesh = ONE,
+    ) -> None:
+        self.dataset, self.recipe, self.reporter, self.mesh = dataset, recipe, reporter, mesh
         self.model = build(recipe, dataset, reporter)
         self.loss, self.wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, self.model)
         self.sampler, self.augmenter = sampler(recipe, dataset), augmenter(recipe, dataset)
@@ -244,8 +266,9 @@ class Training:
             self.reporter.note(imbalance.method(self.recipe, self.dataset)[1])
         if self.augmenter:
             self.reporter.note(f"augmented by {self.augmenter}")
-            with files.replacing(folder / AUGMENTED) as partial:
-                examples(self.augmenter, self.dataset).save(partial)
+            if self.mesh.chief:
+                with files.replacing(folder / AUGMENTED) as partial:
+                    examples(self.augmenter, self.dataset).save(partial)
         while True:
             look = self._monitor()
             try:
@@ -253,7 +276,7 @@ class Training:
                 break
             except Exception as error:
                 batch_size = self.recipe.train.batch_size or 1
-                if not out_of_memory(error) or batch_size < 2:
+                if not out_of_memory(error) or batch_size < 2 or self.mesh.processes > 1:
                     raise
                 self.reporter.warn(
                     f"out of memory with {batch_size} pictures a step: from the start, with half"
@@ -267,7 +290,10 @@ class Training:
             files.remove(folder / CHECKPOINTS)
             self.model.set_weights(start)
             resume = False
-        save_model(self._finished(), folder / MODEL)
+        finished = self._finished()
+        if not self.mesh.chief:
+            return
+        save_model(finished, folder / MODEL)
         health = [{"epoch": epoch, "said": diagnosis(rows)} for epoch, rows in look.history]
         files.write_json(folder / HEALTH, health)
         for finding in curves.diagnosis(history.rows):
@@ -276,7 +302,9 @@ class Training:
         self.reporter.note(f"the best of {len(history.rows)} epochs is {history.best_epoch}")
 
     def _fit(self, folder: Path, resume: bool, look: Monitor) -> History:
-        guard = self.recipe.guard
+        guard, chief = self.recipe.guard, self.mesh.chief
+        reporter = Journal(folder / EVENTS, self.reporter) if chief else self.reporter
+        boards = _boards(folder) if chief else []
         return fit(
             self.model,
             self.dataset,
@@ -288,10 +316,12 @@ class Training:
             patience=guard.patience,
             time_limit=guard.time_limit,
             retries=guard.max_rollbacks if guard.on_nan == "rollback" else 0,
-            callbacks=[look, *_boards(folder)],
+            # The layers of a network that others hold too cannot be looked at by one process.
+            callbacks=[*([look] if self.mesh.processes == 1 else []), *boards],
             folder=folder,
             resume=resume,
-            reporter=Journal(folder / EVENTS, self.reporter),
+            mesh=self.mesh,
+            reporter=reporter,
         )
 
     def _monitor(self) -> Monitor:
