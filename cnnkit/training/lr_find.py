@@ -102,7 +102,7 @@ def lr_find(
     if not low < high < math.inf:
         raise UsageError("Wrong range of rates", expected="low < high", received=f"{low}, {high}")
     reporter = reporter or Reporter()
-    dataset, resolved = chosen(check(recipe, reporter), Resolved.of(recipe))
+    dataset, resolved = chosen(check(recipe, reporter), Resolved.of(recipe), reporter)
     recipe, n = resolved.recipe, len(dataset.labels("train"))
     batch_size = recipe.train.batch_size or batch_size_for(n)
     watch = _Watch(steps)

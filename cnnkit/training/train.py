@@ -31,6 +31,8 @@ from cnnkit.models import applications
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
 from cnnkit.training import imbalance
+from cnnkit.training import similarity
+from cnnkit.training import unfreezing
 from cnnkit.training.augment import augmenter
 from cnnkit.training.augment import examples
 from cnnkit.training.devices import ONE
@@ -180,34 +182,26 @@ def train(
         resolved = _with(resolved, "argument", data={"path": path})
     if not resolved.recipe.data.path:
         raise UsageError("No data given", expected="`data`, or data.path in the recipe")
-    with devices(resolved.recipe.device.strategy) as mesh:
-        if mesh.chief:
-            files.require_free(out, ENVIRONMENT, overwrite=overwrite)
-        manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
-        dataset, resolved = chosen(manifest, resolved)
-        recipe = resolved.recipe
-        training = Training(dataset, recipe, reporter, mesh)
-        if mesh.chief:
-            files.remove(out)
-        with files.owned(out) if mesh.chief else contextlib.nullcontext():
-            if mesh.chief:
-                _begin(out, manifest, resolved)
+    files.require_free(out, ENVIRONMENT, overwrite=overwrite)
+
+    manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
+    dataset, resolved = chosen(manifest, resolved, reporter)
+    recipe = resolved.recipe
+    with devices(recipe.device.strategy):
+        training = Training(dataset, recipe, reporter)
+        files.remove(out)
+        with files.owned(out):
+            files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
+            files.write_text(out / CONFIG, to_toml(recipe))
+            values = flat(to_dict(recipe))
+            origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
+            files.write_json(out / "config.resolved.json", origins)
+            files.write_json(out / "classes.json", manifest.classes)
+            manifest.save(out / MANIFEST)
             size = "x".join(map(str, dataset.image_shape))
             reporter.step(f"training {recipe.model.name} on {size} pictures")
             training.run(out)
     return Run(out, manifest, training.recipe)
-
-
-def _begin(out: Path, manifest: sources.Manifest, resolved: Resolved) -> None:
-    """Writes what a run folder has from the start: all that `resume` needs."""
-    recipe = resolved.recipe
-    files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
-    files.write_text(out / CONFIG, to_toml(recipe))
-    values = flat(to_dict(recipe))
-    origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
-    files.write_json(out / "config.resolved.json", origins)
-    files.write_json(out / "classes.json", manifest.classes)
-    manifest.save(out / MANIFEST)
 
 
 def resume(folder: str | Path, reporter: Reporter | None = None) -> Run:
@@ -385,16 +379,18 @@ def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
     return manifest
 
 
-def chosen(manifest: sources.Manifest, resolved: Resolved) -> tuple[sources.Dataset, Resolved]:
+def chosen(
+    manifest: sources.Manifest, resolved: Resolved, reporter: Reporter | None = None
+) -> tuple[sources.Dataset, Resolved]:
     """Opens the pictures, and chooses what the recipe leaves open: size, network, batch, rate."""
-    if resolved.recipe.model.name.startswith(models.APPLICATIONS):
-        if resolved.recipe.data.channels is None:
-            resolved = _with(resolved, "chosen for the model", data={"channels": 3})
     recipe = resolved.recipe
+    if recipe.model.name.startswith(models.APPLICATIONS) and recipe.data.channels is None:
+        resolved = _with(resolved, "chosen for the model", data={"channels": 3})
+        recipe = resolved.recipe
     dataset = load(manifest, recipe)
     height, width, channels = dataset.image_shape
     name, given = recipe.model.name, recipe.train
-    return dataset, _with(
+    resolved = _with(
         resolved,
         "chosen from the data",
         data={"image_size": [height, width], "channels": channels},
@@ -404,6 +400,24 @@ def chosen(manifest: sources.Manifest, resolved: Resolved) -> tuple[sources.Data
             "lr": given.lr or RATES[given.optimizer],
         },
     )
+    if given.unfreeze == unfreezing.AUTO:
+        plan = _unfrozen(dataset, resolved.recipe, reporter or Reporter())
+        resolved = _with(resolved, "chosen from the data", train={"unfreeze": plan})
+    return dataset, resolved
+
+
+def _unfrozen(dataset: sources.Dataset, recipe: Recipe, reporter: Reporter) -> str:
+    """Returns the layers that `auto` means."""
+    if recipe.model.pretrained == "none":
+        raise UsageError(
+            "Only a network that knows something can be unfrozen by what it knows",
+            where=f"train.unfreeze={unfreezing.AUTO}",
+            expected="model.pretrained",
+            received="none",
+        )
+    found = similarity.measure(build(recipe, dataset, Reporter()), dataset, recipe.train.seed)
+    reporter.note(f"train.unfreeze={found.plan}: {found}")
+    return found.plan
 
 
 def choose(image_shape: tuple[int, int, int]) -> str:

@@ -30,6 +30,10 @@ PLANS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+# Chooses one of these, see `cnnkit.training.similarity`; only a recipe has it.
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class Stage:
     """Epochs in which the same layers are trained.
@@ -106,9 +110,8 @@ def stages(text: str, epochs: int) -> list[Stage]:
 
 
 def final(text: str) -> str:
-    """Returns the plan that trains from the start what `text` trains at the end."""
-    name = parse(text)[0]
-    return name if name in ("head", "deep") else "all"
+    """Returns the plan that trains from the start what `text`, or `AUTO`, trains at the end."""
+    return text if text in ("head", "deep") else "all"
 
 
 def before(part: str, layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]:
@@ -121,7 +124,7 @@ def before(part: str, layers: Iterable[keras.layers.Layer]) -> list[keras.layers
         layers: Of a model, in their order.
     """
     layers = list(layers)
-    own = [k for k, layer in enumerate(layers) if any(_kernel(v) for v in layer.weights)]
+    own = [k for k, layer in enumerate(layers) if has_kernel(layer)]
     if part == "all" or not own:
         return []
     return layers[: own[-1 if part == "head" else len(own) // 2]]
@@ -156,5 +159,6 @@ def frozen(
             weight.trainable = state
 
 
-def _kernel(variable: keras.Variable) -> bool:
-    return variable.name.endswith("kernel")
+def has_kernel(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer has a kernel that is trained."""
+    return any(v.name.endswith("kernel") for v in layer.trainable_variables)
