@@ -182,26 +182,34 @@ def train(
         resolved = _with(resolved, "argument", data={"path": path})
     if not resolved.recipe.data.path:
         raise UsageError("No data given", expected="`data`, or data.path in the recipe")
-    files.require_free(out, ENVIRONMENT, overwrite=overwrite)
-
-    manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
-    dataset, resolved = chosen(manifest, resolved, reporter)
-    recipe = resolved.recipe
-    with devices(recipe.device.strategy):
-        training = Training(dataset, recipe, reporter)
-        files.remove(out)
-        with files.owned(out):
-            files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
-            files.write_text(out / CONFIG, to_toml(recipe))
-            values = flat(to_dict(recipe))
-            origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
-            files.write_json(out / "config.resolved.json", origins)
-            files.write_json(out / "classes.json", manifest.classes)
-            manifest.save(out / MANIFEST)
+    with devices(resolved.recipe.device.strategy) as mesh:
+        if mesh.chief:
+            files.require_free(out, ENVIRONMENT, overwrite=overwrite)
+        manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
+        dataset, resolved = chosen(manifest, resolved, reporter)
+        recipe = resolved.recipe
+        training = Training(dataset, recipe, reporter, mesh)
+        if mesh.chief:
+            files.remove(out)
+        with files.owned(out) if mesh.chief else contextlib.nullcontext():
+            if mesh.chief:
+                _begin(out, manifest, resolved)
             size = "x".join(map(str, dataset.image_shape))
             reporter.step(f"training {recipe.model.name} on {size} pictures")
             training.run(out)
     return Run(out, manifest, training.recipe)
+
+
+def _begin(out: Path, manifest: sources.Manifest, resolved: Resolved) -> None:
+    """Writes what a run folder has from the start: all that `resume` needs."""
+    recipe = resolved.recipe
+    files.write_json(out / ENVIRONMENT, environment(recipe.train.seed))
+    files.write_text(out / CONFIG, to_toml(recipe))
+    values = flat(to_dict(recipe))
+    origins = {k: {"value": v, "from": resolved.origin[k]} for k, v in values.items()}
+    files.write_json(out / "config.resolved.json", origins)
+    files.write_json(out / "classes.json", manifest.classes)
+    manifest.save(out / MANIFEST)
 
 
 def resume(folder: str | Path, reporter: Reporter | None = None) -> Run:
