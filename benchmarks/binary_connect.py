@@ -106,8 +106,9 @@ HEAD = f"""# BinaryConnect on MNIST
 Nets of 784-{"-".join(map(str, UNITS))} with batch normalization after every layer, trained on
 {COUNT:,} of the training digits for {LEARNING["epochs"]} epochs with AdamW and a cosine, without
 dropout or weight decay. Rates start at {METHODS[DENSE][1]:g} for real weights, which was not
-chosen, and for binary ones, which have a box to cross, at what was better of 0.01 and 0.05 on other
-training digits: {METHODS["BinaryConnect, deterministic"][1]:g} and, where signs are drawn,
+chosen, so that a small lead of signs says nothing; and for binary ones, which have a box to cross,
+at what was better of 0.01 and 0.05 on other training digits:
+{METHODS["BinaryConnect, deterministic"][1]:g} and, where signs are drawn,
 {METHODS["BinaryConnect, stochastic"][1]:g}. Weights are those of the last epoch. Before testing,
 batch normalization takes its statistics anew, with the weights of the test: signs, but in the last
 column but one the real weights behind them. Bits per weight are those of the kernels and of batch
