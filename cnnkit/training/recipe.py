@@ -262,6 +262,10 @@ class Loss(_Section):
         margin: Of `large_margin`: the larger, the more, and the more epochs it takes.
         sigma: Of `label_distribution`: deviation in classes by which each label is spread.
         center_weight: Of the centre loss on the features before the logits, which is added.
+        joint: A run folder, of whose training pictures those most like these are learned too, by a
+            head of their own, in the training but not in later fine-tuning; with few pictures and
+            `model.pretrained`. "none" leaves it out.
+        joint_neighbours: How many of them for each picture.
         cost: What mistakes cost, which is added: "none"; "counts" for the more, the rarer the
             class; or a run folder, whose validation mistakes say it.
     """
@@ -279,6 +283,8 @@ class Loss(_Section):
     margin: Annotated[int, Field(ge=1, le=4)] = 2
     sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     center_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    joint: Annotated[str, Field(min_length=1)] = "none"
+    joint_neighbours: Positive = 10
     cost: Annotated[str, Field(min_length=1)] = "none"
 
 

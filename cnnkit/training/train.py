@@ -46,6 +46,7 @@ from cnnkit.training.fit import History
 from cnnkit.training.fit import fit
 from cnnkit.training.imbalance import sampler
 from cnnkit.training.initialize import initialize
+from cnnkit.training.joint import joint_of
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
 from cnnkit.training.objective import loss_of
@@ -258,7 +259,10 @@ class Training:
     ) -> None:
         self.dataset, self.recipe, self.reporter, self.mesh = dataset, recipe, reporter, mesh
         self.model = build(recipe, dataset, reporter)
-        self.loss, self.wrap = loss_of(recipe, dataset), wrap_of(recipe, dataset, self.model)
+        self.loss = loss_of(recipe, dataset)
+        self.wrap = joint_of(recipe, dataset, self.model, reporter) or wrap_of(
+            recipe, dataset, self.model
+        )
         self.sampler, self.augmenter = sampler(recipe, dataset), augmenter(recipe, dataset)
 
     def run(self, folder: Path, *, resume: bool = False) -> None:
