@@ -339,7 +339,7 @@ def _optimizer(
     name: str,
     rates: Any,
     steps: int,
-    factors: Sequence[tuple[keras.Variable, float]],
+    factors: Sequence[tuple[keras.Variable, float]] = (),
     **options: Any,
 ) -> keras.optimizers.Optimizer:
     make = OPTIMIZERS[registry.known("optimizer", name, OPTIMIZERS)]
