@@ -30,7 +30,7 @@ PARTS = 40
 DENSE, DETERMINISTIC, STOCHASTIC = "dense", "binary-connect", "stochastic"
 # Arm -> method of `BinaryDense`, and the learning rate.
 METHODS: dict[str, tuple[str | None, float]] = {
-    DENSE: (None, 1e-3),
+    DENSE: (None, 1e-2),
     "BinaryConnect, deterministic": (DETERMINISTIC, 1e-2),
     "BinaryConnect, stochastic": (STOCHASTIC, 5e-2),
 }
@@ -105,15 +105,15 @@ HEAD = f"""# BinaryConnect on MNIST
 
 Nets of 784-{"-".join(map(str, UNITS))} with batch normalization after every layer, trained on
 {COUNT:,} of the training digits for {LEARNING["epochs"]} epochs with AdamW and a cosine, without
-dropout or weight decay. Rates start at {METHODS[DENSE][1]:g} for real weights, which was not
-chosen, so that a small lead of signs says nothing; and for binary ones, which have a box to cross,
-at what was better of 0.01 and 0.05 on other training digits:
-{METHODS["BinaryConnect, deterministic"][1]:g} and, where signs are drawn,
-{METHODS["BinaryConnect, stochastic"][1]:g}. Weights are those of the last epoch. Before testing,
+dropout or weight decay. Rates start at {METHODS[DENSE][1]:g} for real weights, of which 0.001
+leaves 290.7 wrong on the average; and for binary ones, which have a box to cross, at what was
+better of 0.01 and 0.05 on other training digits: {METHODS["BinaryConnect, deterministic"][1]:g}
+and, where signs are drawn, {METHODS["BinaryConnect, stochastic"][1]:g}.
+Weights are those of the last epoch. Before testing,
 batch normalization takes its statistics anew, with the weights of the test: signs, but in the last
 column but one the real weights behind them. Bits per weight are those of the kernels and of batch
-normalization's float32, over the number of weights in the kernels, if bits are packed: the files
-that cnnkit writes do not. The paper has, after 1000 epochs on all digits
+normalization's float32, over the number of weights in the kernels, as
+`export.binarization.packing` stores them. The paper has, after 1000 epochs on all digits
 with three layers of 1024 units, 1.30 % dense, 1.29 % deterministic, and 1.18 % stochastic, tested
 with the real weights (Courbariaux et al. 2015, https://arxiv.org/abs/1511.00363, table 2). Written
 by `python -m benchmarks.binary_connect`."""
