@@ -31,6 +31,7 @@ from apps.commands.resume import resume
 from apps.commands.run import run
 from apps.commands.show import show
 from apps.commands.train import train
+from apps.commands.tune import tune
 from apps.commands.verify import verify
 from cnnkit import registry
 from cnnkit.errors import CnnkitError
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "resume": resume,
     "lr-find": lr_find,
+    "tune": tune,
     "ablate": ablate,
     "ensemble": ensemble,
     "compare": compare,
