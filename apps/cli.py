@@ -24,6 +24,7 @@ from apps.commands.ensemble import ensemble
 from apps.commands.evaluate import evaluate
 from apps.commands.explain import explain
 from apps.commands.export import export
+from apps.commands.init import init
 from apps.commands.list import list_names
 from apps.commands.lr_find import lr_find
 from apps.commands.predict import predict
@@ -40,6 +41,7 @@ from cnnkit.errors import LostError
 VERBS: dict[str, Callable[..., None]] = {
     "run": run,
     "check": check,
+    "init": init,
     "train": train,
     "resume": resume,
     "lr-find": lr_find,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -502,6 +505,44 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def to_toml(recipe: Recipe) -> str:
     """Returns the recipe as a file that `resolve` reads."""
     return tomli_w.dumps(to_dict(recipe))
+
+
+def commented(recipe: Recipe) -> str:
+    """Returns the recipe as a file in which a comment says what each key means."""
+    lines = [
+        "# A recipe of cnnkit: `cnnkit run -c FILE`. Keys that are left out have their default."
+    ]
+    for name, table in to_dict(recipe).items():
+        if not isinstance(table, dict):
+            lines += ["", *tomli_w.dumps({name: table}).splitlines()]
+            continue
+        section = getattr(recipe, name)
+        first, meanings = _described(type(section))
+        lines += ["", f"# {first}", f"[{name}]"]
+        for key, value in table.items():
+            lines += textwrap.wrap(meanings[key], 96, initial_indent="# ", subsequent_indent="# ")
+            lines.append(f"{key} = {_inline(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    """Returns a value as TOML on one line; JSON's strings, numbers, truths and lists are TOML's."""
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "{" + ", ".join(f"{json.dumps(k)} = {_inline(v)}" for k, v in value.items()) + "}"
+
+
+def _described(section: type) -> tuple[str, dict[str, str]]:
+    """Returns the first line of a section's docstring, and what it says of each key."""
+    text = inspect.cleandoc(section.__doc__ or "")
+    meanings: dict[str, str] = {}
+    key = ""
+    for line in text.partition("Args:\n")[2].splitlines():
+        begun = re.match(r"    (\w+): (.*)", line)
+        if begun:
+            key = begun[1]
+        meanings[key] = f"{meanings.get(key, '')} {begun[2] if begun else line.strip()}".strip()
+    return text.splitlines()[0], meanings
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, Any]:
