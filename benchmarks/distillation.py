@@ -16,16 +16,16 @@ weights are those of the last epoch: nothing is chosen on the test digits. The r
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
-from cnnkit import data
+from benchmarks.digits import Digits
 from cnnkit import files
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
@@ -50,55 +50,23 @@ STUDENTS = {
 PAPER = {TEACHER: 67, "800-800, labels alone": 146, "800-800, soft labels, T = 20": 74}
 
 
-class Digits:
-    """MNIST with all 60,000 training digits for training."""
-
-    def __init__(self, folder: Path) -> None:
-        below = folder / "mnist"
-        loaded = data.load(data.check(below if below.is_dir() else folder))
-        self.classes, self.image_shape = loaded.classes, loaded.image_shape
-        pairs = [loaded.arrays(split) for split in ("train", "val")]
-        self.x, self.y = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-        self.test_x, self.test_y = loaded.arrays("test")
-        self.seen = self.x.copy()
-
-    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        if split == "test":
-            return self.test_x, self.test_y
-        return (self.seen, self.y) if split == "train" else (self.seen[:0], self.y[:0])
-
-    def errors(self, model: keras.Model) -> int:
-        """Returns the number of test digits that `model` takes for another."""
-        scores = model.predict(self.test_x.astype("float32"), batch_size=1000, verbose=0)
-        return int((scores.argmax(1) != self.test_y).sum())
-
-
-class Jitter(keras.callbacks.Callback):
-    """Shifts every training digit anew in each epoch, by up to `SHIFT` pixels in any direction."""
-
-    def __init__(self, digits: Digits) -> None:
-        super().__init__()
-        self.digits = digits
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        rng = np.random.default_rng((0, epoch))
-        self.digits.seen[:] = shifted(self.digits.x, rng)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.digits.seen[:] = self.digits.x
-
-
-def shifted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def shifted(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the pictures, each moved by its own whole number of pixels; zeros move in."""
-    n, height, width, _ = x.shape
-    padded = np.pad(x, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)))
     around = range(-SHIFT, SHIFT + 1)
-    moves = [(down, right) for down in around for right in around if np.hypot(down, right) <= SHIFT]
-    moved, chosen = np.empty_like(x), rng.integers(0, len(moves), n)
-    for number, (down, right) in enumerate(moves):
-        top, left, here = SHIFT - down, SHIFT - right, chosen == number
-        moved[here] = padded[here, top : top + height, left : left + width]
-    return moved
+    moves = [(right, down) for right in around for down in around if np.hypot(right, down) <= SHIFT]
+    n = tf.shape(x)[0]
+    chosen = tf.random.stateless_uniform((n,), seed, 0, len(moves), tf.int32)
+    right, down = tf.unstack(tf.gather(tf.constant(moves, tf.float32), chosen), axis=1)
+    one, zero = tf.ones((n,)), tf.zeros((n,))
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=x,
+        transforms=tf.stack([one, zero, right, zero, one, down, zero, zero], 1),
+        output_shape=tf.shape(x)[1:3],
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+        fill_value=0.0,
+    )
+    return tf.ensure_shape(moved, x.shape), y
 
 
 def network(width: int, seed: int, regularized: bool = False) -> keras.Model:
@@ -127,7 +95,7 @@ def trained(name: str, seed: int, digits: Digits, work: Path) -> dict[str, Any]:
     begun, settings = time.perf_counter(), {"seed": seed, "keep_best": False}
     if name == TEACHER:
         model = network(1200, seed, regularized=True)
-        fit(model, digits, callbacks=[Jitter(digits)], **TEACHING, **settings)
+        fit(model, digits, augment=lambda epoch: shifted, **TEACHING, **settings)
         save_model(model, work / "teacher.keras")
     else:
         model, config = network(800, seed), STUDENTS[name]
@@ -150,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="of the students")
     parser.add_argument("--work", type=Path, default=Path("runs/distillation"), help="kept there")
     options = parser.parse_args()
-    digits = Digits(Path(os.environ["CNNKIT_DATA"]))
+    digits = Digits()
     found: dict[str, list[dict[str, Any]]] = {TEACHER: [], **{name: [] for name in STUDENTS}}
     for seed in range(options.seeds):
         for name in found:
