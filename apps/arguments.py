@@ -39,7 +39,10 @@ Sets = Annotated[
     typer.Option("--set", help="Changes one key of the recipe; repeatable.", metavar="KEY=VALUE"),
 ]
 Model = Annotated[
-    str | None, typer.Option("-m", "--model", help="A network: see `cnnkit list models`.")
+    str | None,
+    typer.Option(
+        "-m", "--model", help="See `cnnkit list models`; or keras.applications.NAME, of Keras."
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of splits, weights and order.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replaces what is there.")]
