@@ -206,8 +206,9 @@ class Train(_Section):
         unfreeze: Which layers are trained: `all`, `head`, which is the last one, `deep`, which is
             the second half; or the last one first: `head_then_all:epochs=3`,
             `stages:head=3,deep=6`, and then all. Frozen batch normalization is as in inference.
-            `auto`, with `model.pretrained`, chooses by how many pictures there are, and how well
-            what the network knows tells their classes apart; the run says which and why.
+            `auto`, with `model.pretrained`, chooses by how many pictures there are, and by how
+            much better its last features tell their classes apart than its first ones; the run
+            says which and why.
         seed: Of split, weights, order and augmentation.
         deterministic: Only operations that give the same bits each time: slower.
     """

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Fewer pictures a class than this are few: the book has no number, and this one is ours.
 FEW = 100
-# Part of the way from chance to perfection from which on two tasks are alike: on the nearer side.
-ALIKE = 0.5
+# Part of the mistakes with shallow features that deep ones must spare for two tasks to be alike.
+SPARED = 0.5
 _PICTURES, _FOLDS, _GRID = 1000, 5, 4
 
 
@@ -46,15 +46,15 @@ class Similarity:
 
     @property
     def alike(self) -> bool:
-        """Whether the network knows what matters here.
+        """Whether what the network has learned matters here.
 
-        Its last features lead at least half of the way from chance to no mistake, and are no worse
-        than those of its first layer, which hardly depend on what it was trained for.
+        Its last features spare at least half of the mistakes that are made with those of its
+        first layer, which hardly depend on what it was trained for, or by chance.
         """
         if self.deep is None:
             return False
-        known = (self.deep - self.chance) / max(1 - self.chance, 1e-9)
-        return known >= ALIKE and self.deep >= self.shallow
+        before = max(self.shallow, self.chance)
+        return self.deep - before >= SPARED * (1 - before)
 
     @property
     def plan(self) -> str:

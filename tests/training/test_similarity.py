@@ -29,9 +29,11 @@ def test_the_four_cases_of_the_book(deep, shallow, per_class, plan):
     assert Similarity(deep, shallow, chance=0.1, per_class=per_class).plan == plan
 
 
-def test_half_of_the_way_from_chance():
-    assert Similarity(0.75, 0.5, chance=0.5, per_class=9).alike
-    assert not Similarity(0.74, 0.5, chance=0.5, per_class=9).alike
+def test_half_of_the_mistakes_must_be_spared():
+    for shallow, chance in ((0.5, 0.1), (0.1, 0.5)):
+        assert Similarity(0.75, shallow, chance, per_class=9).alike
+        assert not Similarity(0.74, shallow, chance, per_class=9).alike
+    assert Similarity(1.0, 1.0, 0.1, per_class=9).alike
 
 
 def test_the_reason_in_words():
