@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
+import numpy as np
 
 from cnnkit import files
 from cnnkit import registry
@@ -21,6 +22,7 @@ from cnnkit.analysis.logits import logits
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import save_model
+from cnnkit.training import imbalance
 from cnnkit.training import layer_rates
 from cnnkit.training import unfreezing
 from cnnkit.training.devices import ONE
@@ -117,7 +119,10 @@ def fit(  # noqa: PLR0913
     """Trains `model` in place and leaves it with the weights of its best epoch.
 
     Best is the highest accuracy on the validation split, then the lowest loss; without that
-    split, on the training split. The model is not compiled by this.
+    split, on the training split. Where the largest training class has more than three times the
+    pictures of the smallest, macro-F1 on the validation split stands in the place of accuracy; it
+    is then a column of `metrics.csv`, in which a class that validation lacks counts as 0. The model
+    is not compiled by this.
 
     Args:
         model: Functional classifier of raw pixels, ending in logits or probabilities.
@@ -218,7 +223,7 @@ def fit(  # noqa: PLR0913
                 or keras.losses.CategoricalCrossentropy(
                     from_logits=True, label_smoothing=label_smoothing
                 ),
-                metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+                metrics=_metrics(y, classes),
                 jit_compile=_jit(),
             )
             trained.optimizer.build(trained.trainable_variables)
@@ -247,6 +252,14 @@ def fit(  # noqa: PLR0913
     if keeper.diverged:
         raise _diverged(keeper, train, dataset, lr)
     return History(keeper.rows, keeper.best_epoch)
+
+
+def _metrics(y: np.ndarray, classes: int) -> list[keras.metrics.Metric]:
+    found = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    # A teacher's answers may stand beside one-hot labels.
+    if imbalance.uneven(y if y.ndim == 1 else y[:, :classes].argmax(1)):
+        found.append(keras.metrics.F1Score(average="macro", name="macro_f1"))
+    return found
 
 
 def _diverged(keeper: Keeper, train: Batches, dataset: Dataset, lr: float) -> DivergedError:

@@ -30,9 +30,15 @@ def method(recipe: Recipe, dataset: Dataset) -> tuple[str, str]:
         return chosen, f"imbalance.method={chosen}; {unequal}"
     if recipe.loss.cost != "none":
         return "none", f"loss.cost={recipe.loss.cost} says what mistakes cost; {unequal}"
-    if most <= MUCH_THE_SAME * least:
+    if not uneven(dataset.labels("train")):
         return "none", f"{unequal}: much the same"
     return "class_balanced", f"{unequal}: classes take turns, and an epoch is as long as before"
+
+
+def uneven(labels: np.ndarray) -> bool:
+    """Returns whether the largest class has more than three times the pictures of the smallest."""
+    counts = np.bincount(labels)
+    return bool(counts.max() > MUCH_THE_SAME * counts[counts > 0].min())
 
 
 def sampler(recipe: Recipe, dataset: Dataset) -> Callable[[int], np.ndarray] | None:

@@ -27,6 +27,8 @@ BEST = "checkpoints/best.keras"
 LAST = "checkpoints/last.keras"
 Rates: TypeAlias = Callable[[int], Any]
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds")
+# A last column, only where `fit` ranks epochs by it.
+MACRO_F1 = "val_macro_f1"
 
 
 class Keeper(keras.callbacks.Callback):
@@ -150,14 +152,15 @@ class Keeper(keras.callbacks.Callback):
             return
         row = {
             "epoch": epoch + 1,
-            **{key: float(logs[key]) for key in COLUMNS if key in logs},
+            **{key: float(logs[key]) for key in (*COLUMNS, MACRO_F1) if key in logs},
             "lr": float(self.rates(int(self.model.optimizer.iterations) - 1)),
             "seconds": time.perf_counter() - self.begun,
         }
         self.rows.append(row)
         accuracy, loss = (row.get(f"val_{key}", row[key]) for key in ("accuracy", "loss"))
-        if (accuracy, -loss) > self.rank:
-            self.rank, self.best_epoch, self.weights = (accuracy, -loss), epoch + 1, weights
+        rank = (row.get(MACRO_F1, accuracy), -loss)
+        if rank > self.rank:
+            self.rank, self.best_epoch, self.weights = rank, epoch + 1, weights
             if self.folder:
                 self._save_best(self.folder)
         if self.stalled or self.late:
@@ -196,7 +199,8 @@ class Keeper(keras.callbacks.Callback):
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = [*COLUMNS, *({MACRO_F1} & rows[0].keys())]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" for k, v in row.items()})

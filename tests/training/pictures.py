@@ -30,3 +30,13 @@ class Pictures:
     def statistics(self):
         x = self.arrays("train")[0]
         return [float(x.mean())], [float(x.std())]
+
+
+class Unequal(Pictures):
+    """Of whose classes the first ones have fewer training pictures."""
+
+    def __init__(self, *counts):
+        super().__init__(train=max(counts) * len(counts), classes=len(counts))
+        x, y = self._splits["train"]
+        kept = np.concatenate([np.flatnonzero(y == k)[:n] for k, n in enumerate(counts)])
+        self._splits["train"] = x[kept], y[kept]

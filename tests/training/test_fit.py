@@ -13,17 +13,21 @@ from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.training import fit as fitting
+from cnnkit.training.evaluate import evaluate
 from cnnkit.training.fit import FAILURE
 from cnnkit.training.fit import fit
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import LAST
+from cnnkit.training.keeper import MACRO_F1
 from cnnkit.training.keeper import METRICS
 from cnnkit.training.keeper import Keeper
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.pipeline import order
 from cnnkit.training.reporter import Reporter
 from cnnkit.training.train import deployable
+from cnnkit.training.unfreezing import Stage
 from tests.training.pictures import Pictures
+from tests.training.pictures import Unequal
 
 
 def net(classes=3, *, end=None):
@@ -74,6 +78,42 @@ def test_best_epoch_is_the_most_accurate_then_the_one_of_least_loss(tmp_path):
         model.get_weights(), load_model(tmp_path / BEST).get_weights(), strict=True
     ):
         np.testing.assert_array_equal(mine, saved)
+
+
+def test_with_uneven_classes_the_best_epoch_is_that_of_the_highest_macro_f1(tmp_path):
+    keras.utils.set_random_seed(0)
+    data, model = Unequal(4, 40, 40), net()
+    history = fit(model, data, epochs=8, batch_size=16, lr=0.003, folder=tmp_path)
+    rank = {r["epoch"]: (r[MACRO_F1], -r["val_loss"]) for r in history.rows}
+    assert len(set(rank.values())) > 1
+    assert history.best_epoch == max(rank, key=rank.get)
+    scores = evaluate(lambda x: model.predict(x.astype("float32"), verbose=0), data, "val")
+    assert scores.macro_f1 == pytest.approx(rank[history.best_epoch][0], abs=1e-5)
+    with (tmp_path / METRICS).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row[MACRO_F1]) for row in rows] == pytest.approx(
+        [row[MACRO_F1] for row in history.rows], rel=1e-4
+    )
+
+
+def test_even_classes_have_no_macro_f1(tmp_path):
+    fit(net(), Unequal(10, 20, 30), epochs=1, folder=tmp_path)
+    assert MACRO_F1 not in (tmp_path / METRICS).read_text()
+
+
+def test_macro_f1_goes_before_accuracy_and_is_never_nan():
+    model = net()
+    model.compile("sgd", "mse")
+    keeper = Keeper(model, 5, None, Reporter())
+    keeper.set_model(model)
+    keeper.start(model, float, Stage("all", 0, 5, last=True))
+    logs = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0}
+    best = []
+    for accuracy, f1 in ((0.1, math.nan), (0.6, 0.5), (0.5, 0.6), (0.9, 0.55), (1.0, math.nan)):
+        keeper.on_epoch_begin(keeper.epoch)
+        keeper.on_epoch_end(keeper.epoch, {**logs, "val_accuracy": accuracy, MACRO_F1: f1})
+        best.append(keeper.best_epoch)
+    assert best == [0, 2, 3, 3, 3]
 
 
 def test_logits_and_probabilities_train_alike():

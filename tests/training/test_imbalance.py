@@ -8,17 +8,7 @@ from cnnkit.errors import UsageError
 from cnnkit.training import imbalance
 from cnnkit.training import resolve
 from cnnkit.training.objective import loss_of
-from tests.training.pictures import Pictures
-
-
-class Unequal(Pictures):
-    """Of whose classes the first ones have fewer training pictures."""
-
-    def __init__(self, *counts):
-        super().__init__(train=max(counts) * len(counts), classes=len(counts))
-        x, y = self._splits["train"]
-        kept = np.concatenate([np.flatnonzero(y == k)[:n] for k, n in enumerate(counts)])
-        self._splits["train"] = x[kept], y[kept]
+from tests.training.pictures import Unequal
 
 
 def recipe(*sets):
