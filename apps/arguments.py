@@ -44,7 +44,9 @@ Model = Annotated[
         "-m", "--model", help="See `cnnkit list models`; or keras.applications.NAME, of Keras."
     ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of splits, weights and order.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replaces what is there.")]
 Formats = Annotated[
     list[str] | None,

@@ -38,18 +38,10 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     _remove_orphans(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _replace(partial, path)
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        raise CnnkitError(
-            "Cannot write",
-            where=path,
-            received=error.strerror or str(error),
-            todo="free some space or choose another place; what stood there is untouched",
-        ) from error
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _replace(partial, path)
     finally:
         remove(partial)
 
@@ -107,9 +99,11 @@ def owned(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: If another process works in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".lock"
-    with lock.open("a+", encoding="utf-8") as file:
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+", encoding="utf-8")
+    with file:
         try:
             _lock(file)
         except OSError:
@@ -118,8 +112,26 @@ def owned(folder: Path) -> Iterator[None]:
                 where=folder,
                 todo="wait for it, or choose another folder with --out",
             ) from None
+        try:
+            yield
+        finally:
+            remove(lock)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Says which place cannot be written."""
+    try:
         yield
-    remove(lock)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise CnnkitError(
+            "Cannot write",
+            where=path,
+            received=error.strerror or str(error),
+            todo="free some space or choose another place; what stood there is untouched",
+        ) from error
 
 
 def _lock(file: IO[str]) -> None:

@@ -239,7 +239,7 @@ def _same_data(subjects: Sequence[Subject], names: Sequence[str]) -> Dataset:
                 received=f"{len(unlike)} pictures in other ones, such as {unlike[0]} in "
                 f"{a[unlike[0]]} and in {b[unlike[0]]}",
                 where=told["where"],
-                todo="give all runs the same data.split and train.seed, or data that bring their "
+                todo="give all runs the same data.split and data.seed, or data that bring their "
                 "own train, val and test",
             )
     return first

@@ -167,7 +167,7 @@ def load_dataset(
         manifest = cnnkit.data.check(
             data,
             split=recipe.data.split,
-            seed=recipe.train.seed,
+            seed=recipe.data.seed,
             on_bad_image=recipe.data.on_bad_image,
             group_by=recipe.data.group_by,
             near_dups=recipe.data.near_dups,

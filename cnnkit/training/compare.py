@@ -70,7 +70,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
                 "These runs have other test pictures",
                 where=run.folder,
                 expected=f"those of {runs[0].folder}",
-                todo="train them on the same data with the same data.split and train.seed",
+                todo="train them on the same data with the same data.split and data.seed",
             )
     rows: list[Compared] = []
     base = np.zeros(0, bool)

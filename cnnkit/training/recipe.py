@@ -133,6 +133,8 @@ class Data(_Section):
         path: A folder of class folders, a `.npz`, a folder of IDX files, a pattern of TFRecord
             files, or `digits`.
         split: Fractions of train, val and test, unless the source brings its own splits.
+        seed: Of the split, which is not that of the training: runs of several seeds can be compared
+            and put together.
         on_bad_image: `skip` leaves unreadable pictures out; `fail` refuses the data.
         group_by: Finds the name of a picture's group in its path: a regular expression, or
             `folder`; a group is in one split. "" makes no groups.
@@ -150,6 +152,7 @@ class Data(_Section):
 
     path: str = ""
     split: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.7, 0.15, 0.15]
+    seed: Count = 0
     on_bad_image: Literal["skip", "fail"] = "skip"
     group_by: str = ""
     near_dups: bool = False
@@ -209,7 +212,7 @@ class Train(_Section):
             `auto`, with `model.pretrained`, chooses by how many pictures there are, and by how
             much better its last features tell their classes apart than its first ones; the run
             says which and why.
-        seed: Of split, weights, order and augmentation.
+        seed: Of weights, order and augmentation.
         deterministic: Only operations that give the same bits each time: slower.
     """
 

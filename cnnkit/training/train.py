@@ -379,7 +379,7 @@ def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
     manifest = sources.check(
         recipe.data.path,
         split=recipe.data.split,
-        seed=recipe.train.seed,
+        seed=recipe.data.seed,
         on_bad_image=recipe.data.on_bad_image,
         group_by=recipe.data.group_by,
         near_dups=recipe.data.near_dups,

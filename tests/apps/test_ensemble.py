@@ -14,7 +14,7 @@ QUICK = ("model.name=lenet300", "train.epochs=2")
 def runs(tmp_path_factory):
     """A folder with two runs of one split, and one of another. Read only."""
     folder = tmp_path_factory.mktemp("members")
-    for name, options in {"a": [], "b": ["model.width=0.2"], "c": ["train.seed=1"]}.items():
+    for name, options in {"a": [], "b": ["model.width=0.2"], "c": ["data.seed=1"]}.items():
         train("digits", resolve(sets=[*QUICK, *options]), folder / name)
     return folder
 

@@ -157,7 +157,9 @@ def test_an_internal_error_is_one_line_too(cnnkit):
 def test_training_that_diverges_keeps_the_last_good_weights(cnnkit, tmp_path):
     done = cnnkit("train", "digits", "--set", "train.lr=1e30", "--set", "model.width=0.25")
     assert done.code == 5
-    assert re.search("diverged in epoch 1.*nan.*lower learning rate", *done.errors)
+    assert re.search(
+        "diverged, after going back 3 times, in epoch 1.*nan.*lower learning rate", *done.errors
+    )
     run = tmp_path / "runs" / "digits"
     assert not (run / "model.keras").exists()
     assert str(run.relative_to(tmp_path) / "checkpoints" / "best.keras") in done.err

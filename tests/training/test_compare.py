@@ -36,8 +36,8 @@ def test_a_run_is_no_better_than_itself(runs):
 
 
 def test_other_pictures_are_refused(runs, tmp_path):
-    other = train("digits", resolve(sets=[*SETS, "train.epochs=1", "train.seed=1"]), tmp_path / "r")
-    with pytest.raises(UsageError, match=r"other test pictures.*train\.seed"):
+    other = train("digits", resolve(sets=[*SETS, "train.epochs=1", "data.seed=1"]), tmp_path / "r")
+    with pytest.raises(UsageError, match=r"other test pictures.*data\.seed"):
         compare([runs[0], other])
     with pytest.raises(UsageError, match="Nothing to compare"):
         compare(runs[:1])
