@@ -330,9 +330,10 @@ def write_run(compressed: Compressed, out: Path, steps: dict[str, Any] | None = 
             files.write_json(folder / "classes.json", subject.labels)
         if subject.dataset is not None:
             subject.dataset.manifest.save(folder / train.MANIFEST)
-        for name in (METRICS, train.HEALTH):  # of the training before
+        for name in (METRICS, train.HEALTH, train.AUGMENTED):  # of the training before
             told = subject.origin and subject.origin / name
             if told and told.is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(told, folder / name)
     return out
 

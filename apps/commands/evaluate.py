@@ -42,12 +42,16 @@ def evaluate(
         console.warn(note)
     console.table(
         f"{source} on {scores.pictures} {split} pictures",
-        ["accuracy", "95 % interval", "macro F1", "majority class", "calibration error"],
+        [
+            *("accuracy", "95 % interval", "macro F1", "95 % interval"),
+            *("majority class", "calibration error"),
+        ],
         [
             [
                 scores.accuracy,
                 "{:.4f}-{:.4f}".format(*scores.interval),
                 scores.macro_f1,
+                "{:.4f}-{:.4f}".format(*scores.macro_f1_interval),
                 scores.majority,
                 scores.ece,
             ]

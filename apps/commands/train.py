@@ -89,12 +89,13 @@ def show(run: Run) -> None:
     scores = evaluate(lambda x: predict_keras(model, x), run.dataset())
     console.table(
         f"{run.folder}: {model.count_params()} parameters",
-        ["test accuracy", "95 % interval", "macro F1", "majority class"],
+        ["test accuracy", "95 % interval", "macro F1", "95 % interval", "majority class"],
         [
             [
                 scores.accuracy,
                 "{:.4f}-{:.4f}".format(*scores.interval),
                 scores.macro_f1,
+                "{:.4f}-{:.4f}".format(*scores.macro_f1_interval),
                 scores.majority,
             ]
         ],

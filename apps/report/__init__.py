@@ -72,6 +72,7 @@ def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Pa
             warnings=_warnings(manifest, subject, scores, told),
             curves=history and charts.curves(history),
             findings=findings,
+            augmented=_augmented(subject),
             **judged,
         )
     )
@@ -113,18 +114,27 @@ def _training(subject: Subject) -> tuple[list[dict[str, float]], list[str]]:
     return run.metrics, run.health
 
 
+def _augmented(subject: Subject) -> str | None:
+    """Returns what augmentation made of training pictures, if there was any."""
+    from cnnkit.training.train import AUGMENTED
+
+    path = subject.origin and subject.origin / AUGMENTED
+    return _embedded(path.read_bytes()) if path and path.is_file() else None
+
+
 def _verdict(scores: Scores | None, focus: str) -> tuple[str, str]:
     """Returns a class for the colour, and how good the result is, in plain words."""
     if scores is None:
         return "unknown", "Without labelled pictures nobody knows how good this model is."
-    low, high = scores.interval
+    (low, high), (least, most) = scores.interval, scores.macro_f1_interval
     facts = (
         f"The {focus} file is right on {scores.accuracy:.1%} of {scores.pictures} test pictures "
         f"that it never saw (95 % interval {low:.1%} to {high:.1%}). Always answering the largest "
-        f"class would be right on {scores.majority:.1%}."
+        f"class would be right on {scores.majority:.1%}. Macro F1, in which all classes count "
+        f"alike, is {scores.macro_f1:.1%} ({least:.1%} to {most:.1%})."
     )
     if low <= scores.majority:
-        return "bad", f"{facts} This is not certainly better than guessing: do not use it."
+        return "bad", f"{facts} It is not certainly better than guessing: do not use it."
     errors = (1 - scores.accuracy) / max(1 - scores.majority, 1e-9)
     if errors > 0.5:
         return "poor", f"{facts} It has learned something, but is wrong too often for most uses."
@@ -193,4 +203,8 @@ def data_uri(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
+    return _embedded(buffer.getvalue())
+
+
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + b64encode(png).decode()

@@ -1,5 +1,6 @@
 """A newcomer's first command, and every later verb on what it left."""
 
+import base64
 import csv
 import importlib
 import io
@@ -22,6 +23,7 @@ from cnnkit import registry
 from cnnkit.training.keeper import COLUMNS
 from cnnkit.training.recipe import PRESETS
 from cnnkit.training.schedules import SCHEDULES
+from cnnkit.training.train import AUGMENTED
 from export import formats
 from export import passes
 from export.subject import open_subject
@@ -143,6 +145,24 @@ def test_the_report_tells_what_was_wrong_in_training(digits, own_bundle, manifes
     assert f"<p>{found[0]}.</p>" in page
 
 
+def test_the_report_has_macro_f1_with_an_interval(digits, manifest):
+    scores = manifest["scores"]
+    low, high = scores["macro_f1_interval"]
+    assert 0.9 < low <= scores["macro_f1"] <= high
+    told = f"is {scores['macro_f1']:.1%} ({low:.1%} to {high:.1%})"
+    assert told in (digits.bundle / "report.html").read_text()
+
+
+def test_the_report_shows_augmented_pictures(digits, own_bundle, manifest, tmp_path):
+    assert "<h2>Augmentation</h2>" not in (digits.bundle / "report.html").read_text()
+    run = Path(shutil.copytree(digits.run, tmp_path / "digits"))
+    (run / AUGMENTED).parent.mkdir()
+    Image.new("RGB", (4, 2), "red").save(run / AUGMENTED)
+    page = write_report(own_bundle, manifest, open_subject(run)).read_text()
+    [shown] = re.findall(r'<p><img src="data:image/png;base64,([^"]+)"', page)
+    assert base64.b64decode(shown) == (run / AUGMENTED).read_bytes()
+
+
 @pytest.mark.parametrize("data", [(), ("--data", "digits")], ids=["golden", "data"])
 def test_verify(cnnkit, digits, manifest, data):
     done = cnnkit("verify", digits.bundle, *data)
@@ -171,6 +191,8 @@ def test_eval_of_the_run(cnnkit, digits, manifest):
     assert scores["pictures"] == 268
     text = cnnkit("eval", digits.run)
     assert text.code == 0
+    [row] = rows_of(text.out)
+    assert row[3] == "{:.4f}-{:.4f}".format(*scores["macro_f1_interval"])
     assert [row[0] for row in rows_of(text.out, "Classes")] == [str(n) for n in range(10)]
 
 

@@ -285,8 +285,11 @@ def test_a_compressed_run_can_be_opened_and_compressed_again(subject, tmp_path):
     assert pipeline.read_ledger(out) == done.ledger
     (out / "metrics.csv").write_text("epoch,loss\n1,0.5\n")
     (out / "health.json").write_text('[{"epoch": 1, "said": ["dead"]}]')
+    (out / "plots").mkdir()
+    (out / "plots" / "augmented.png").write_bytes(b"png")
     again = compress(out, ["prune-filters:ratio=0.25"])
     run = Run.open(pipeline.write_run(again, tmp_path / "smaller"))
+    assert (run.folder / "plots" / "augmented.png").read_bytes() == b"png"
     assert (run.metrics, run.health) == ([{"epoch": 1, "loss": 0.5}], ["dead"])
     assert again.ledger[0].params == done.ledger[-1].params
     assert again.ledger[0].accuracy == done.ledger[-1].accuracy

@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from cnnkit.errors import DataError
+from cnnkit.training.evaluate import bootstrap_macro_f1
 from cnnkit.training.evaluate import calibration_error
 from cnnkit.training.evaluate import evaluate
 from cnnkit.training.evaluate import wilson
@@ -24,6 +26,31 @@ def test_wilson_interval_equals_published_values(right, n, low, high):
     np.testing.assert_allclose(wilson(n - right, n), (1 - high, 1 - low), atol=5e-5)
 
 
+CONFUSION = np.array([[40, 6, 0], [5, 20, 2], [0, 3, 7]])
+
+
+def test_interval_of_macro_f1_is_that_of_resampled_pictures():
+    true, answer = (np.repeat(part, CONFUSION.ravel()) for part in np.indices((3, 3)).reshape(2, 9))
+    rng = np.random.default_rng(1)
+    drawn = (rng.integers(0, len(true), len(true)) for _ in range(1000))
+    found = [f1_score(true[k], answer[k], average="macro") for k in drawn]
+    low, high = bootstrap_macro_f1(CONFUSION)
+    assert low < f1_score(true, answer, average="macro") < high
+    np.testing.assert_allclose((low, high), np.percentile(found, [2.5, 97.5]), atol=0.015)
+
+
+def test_interval_of_macro_f1_shrinks_with_the_root_of_the_number_of_pictures():
+    width, smaller = (np.ptp(bootstrap_macro_f1(k * CONFUSION)) for k in (1, 100))
+    assert smaller == pytest.approx(width / 10, rel=0.15)
+
+
+def test_interval_of_macro_f1_leaves_out_classes_that_do_not_occur():
+    absent = np.pad(CONFUSION, ((0, 1), (0, 1)))
+    assert bootstrap_macro_f1(absent) == bootstrap_macro_f1(CONFUSION)
+    assert bootstrap_macro_f1(np.diag([5, 0, 9])) == (1, 1)
+    assert bootstrap_macro_f1(np.eye(2, dtype=int)[::-1] * 4) == (0, 0)
+
+
 def test_calibration_error_by_hand():
     sure = np.array([0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False])
@@ -41,6 +68,7 @@ def test_scores_by_hand():
     assert [c.precision for c in scores.classes] == [0.5, 0.0, 1.0]
     assert [c.recall for c in scores.classes] == [0.5, 0.0, 1.0]
     assert scores.macro_f1 == pytest.approx(0.5)
+    assert scores.macro_f1_interval == bootstrap_macro_f1(np.array(scores.confusion))
     assert scores.nll == pytest.approx(-np.log([0.8, 0.2, 0.9, 0.3]).mean())
     assert [(m.id, m.true, m.predicted, m.probability) for m in scores.mistakes] == [
         ("test/1.png", "bar 1", "bar 0", 0.7),
