@@ -13,6 +13,7 @@ from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
 from cnnkit.training.fit import fit
+from cnnkit.training.keeper import MACRO_F1
 from cnnkit.training.recipe import resolve
 from export.distillation.distill import Config
 from export.distillation.distill import distill
@@ -24,6 +25,7 @@ from export.distillation.neurons import select
 from export.pipeline import compress
 from tests.export import corners
 from tests.training.pictures import Pictures
+from tests.training.pictures import Unequal
 
 METHODS = ("soft-labels", "logits", "neurons")
 
@@ -337,18 +339,20 @@ def test_the_public_names_are_the_functions():
 
 @pytest.mark.parametrize("method", ["soft-labels", "logits"])
 def test_a_teacher_that_is_asked_once_teaches_the_same(teacher, method):
-    config, x, found = Config(method=method, temperature=2.0), Pictures().arrays("val")[0], []
+    data, config = Unequal(6, 20, 20), Config(method=method, temperature=2.0)
+    x, found = data.arrays("val")[0], []
     for ask_once in (False, True):
         student = net(4, seed=2)
         history = distill(
-            student, teacher, Pictures(), epochs=3, batch_size=8, config=config, ask_once=ask_once
+            student, teacher, data, epochs=3, batch_size=8, config=config, ask_once=ask_once
         )
         found.append((student(x.astype("float32")), history))
     (want, plain), (got, once) = found
     np.testing.assert_allclose(want, got, atol=1e-3)
     for a, b in zip(plain.rows, once.rows, strict=True):
         np.testing.assert_allclose(a["val_loss"], b["val_loss"], rtol=1e-2)
-        np.testing.assert_allclose(a["accuracy"], b["accuracy"], atol=0.02)
+        np.testing.assert_allclose(a["accuracy"], b["accuracy"], atol=0.03)
+        np.testing.assert_allclose(a[MACRO_F1], b[MACRO_F1], atol=0.05)
 
 
 def test_neurons_cannot_be_asked_once(teacher):
