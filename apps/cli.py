@@ -94,7 +94,6 @@ def options(
     console.settings.quiet, console.settings.verbose = quiet, verbose
     if not verbose:  # before the first import of TensorFlow
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Figure 9.3 of Wei 2017: features of digits in the plane, drawn together by the centre loss.
 
-    CNNKIT_DATA=mnist TF_ENABLE_ONEDNN_OPTS=1 python -m benchmarks.center_loss
+    CNNKIT_DATA=mnist python -m benchmarks.center_loss
 
 A small network whose last features are two numbers is trained with each weight of the centre loss
 (Wen et al. 2016, https://doi.org/10.1007/978-3-319-46478-7_31, section 3.2). The rows go into

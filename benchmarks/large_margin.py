@@ -1,6 +1,6 @@
 """Large-margin softmax: what an angular margin of m = 2, 3, 4 saves in errors on MNIST.
 
-    CNNKIT_DATA=mnist TF_ENABLE_ONEDNN_OPTS=1 python -m benchmarks.large_margin
+    CNNKIT_DATA=mnist python -m benchmarks.large_margin
 
 LeNet-5-Caffe with half of its filters is trained with the plain softmax and with each margin (Liu
 et al. 2016, https://arxiv.org/abs/1612.02295, table 2), all else being equal. Besides the errors

@@ -1,6 +1,6 @@
 """Wrong labels: the ramp loss against the hinge loss and the cross-entropy on MNIST.
 
-    CNNKIT_DATA=mnist TF_ENABLE_ONEDNN_OPTS=1 python -m benchmarks.noisy_labels
+    CNNKIT_DATA=mnist python -m benchmarks.noisy_labels
 
 A part of the training labels is replaced by other ones, drawn evenly. The ramp loss does not grow
 where a label is hopeless (Wei 2017, section 9.1.3), so that wrong labels should teach it less.

@@ -1,6 +1,6 @@
 """Outliers among regression targets: Tukey's biweight against l2 and l1 on turned digits.
 
-    CNNKIT_DATA=mnist TF_ENABLE_ONEDNN_OPTS=1 python -m benchmarks.outliers
+    CNNKIT_DATA=mnist python -m benchmarks.outliers
 
 Every digit is turned by an angle, which a network is to tell. A part of the training angles is
 replaced by any angle at all (Wei 2017, section 9.2.3; Belagiannis et al. 2015,

@@ -9,14 +9,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# oneDNN's AVX-512 kernels in TensorFlow 2.21 write past their memory, for example in the gradient
-# of a 1x1 convolution with stride 2 (https://github.com/tensorflow/tensorflow/issues/117700):
-# training then dies with `free(): invalid next size`. Its AVX2 kernels do not. It reads this on
-# first use, so importing cnnkit after TensorFlow is early enough; a value of the user's stays.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-# TensorFlow leaves oneDNN off where a processor has no AVX-512, although a ResNet-8 trains twice as
-# fast with it. This one it reads when it is imported.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# oneDNN's kernels in TensorFlow 2.21 write past their memory in the gradient of convolutions, for
+# example of a 1x1 one with stride 2 (https://github.com/tensorflow/tensorflow/issues/117700): with
+# AVX-512, and with AVX2 in a ResNet-20 of a quarter of the width, training dies with `free():
+# invalid next size` or `corrupted double-linked list`. So oneDNN stays off, although a ResNet-8
+# trains up to twice as fast with it. TensorFlow reads this when it is imported; where that has
+# been, oneDNN reads the other one on its first use and keeps to kernels that do not. Values of the
+# user's stay.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "SSE41")
 
 _SUBPACKAGES = (
     "analysis",
