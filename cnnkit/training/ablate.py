@@ -15,13 +15,12 @@ from cnnkit.data import Manifest
 from cnnkit.errors import UsageError
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
+from cnnkit.training.recipe import changed
 from cnnkit.training.recipe import flat
-from cnnkit.training.recipe import resolve
 from cnnkit.training.recipe import to_dict
 from cnnkit.training.reporter import Reporter
 from cnnkit.training.significance import Difference
 from cnnkit.training.significance import paired
-from cnnkit.training.train import Run
 from cnnkit.training.train import check
 from cnnkit.training.train import train
 
@@ -130,16 +129,11 @@ def _has(base: Any, having: Any, lacking: Any) -> bool:
 def _measure(
     manifest: Manifest, recipe: Recipe, keys: dict[str, Any], seed: int, folder: Path
 ) -> dict[str, float]:
-    values = {**flat(to_dict(recipe)), **keys, "train.seed": seed}
-    sets = [f"{key}={json.dumps(value)}" for key, value in values.items() if key != "schema"]
     begun = time.perf_counter()
-    run = train(manifest, resolve(sets=sets), folder, overwrite=True)
+    settings = {**keys, "train.seed": seed}
+    run = train(manifest, changed(recipe, settings), folder, overwrite=True)
     seconds = (time.perf_counter() - begun) / len(run.metrics)
-    return {"accuracy": _best(run), "seconds": seconds}
-
-
-def _best(run: Run) -> float:
-    return max(row.get("val_accuracy", row["accuracy"]) for row in run.metrics)
+    return {"accuracy": run.best_accuracy, "seconds": seconds}
 
 
 def _row(known: _Known, trick: str, change: str, seeds: int) -> Row:

@@ -501,6 +501,12 @@ def resolve(
         raise _explained(error, origin) from None
 
 
+def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Resolved:
+    """Returns the recipe with other values of some dotted keys, checked as those of `--set`."""
+    values = {**flat(to_dict(recipe)), **settings}
+    return resolve(sets=[f"{k}={json.dumps(v)}" for k, v in values.items() if k != "schema"])
+
+
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Returns the sections as plain tables."""
     return recipe.model_dump(by_alias=True)

@@ -132,6 +132,11 @@ class Run:
         return load_model(self.folder / MODEL)
 
     @property
+    def best_accuracy(self) -> float:
+        """The highest accuracy of an epoch in validation; without that split, in training."""
+        return max(row.get("val_accuracy", row["accuracy"]) for row in self.metrics)
+
+    @property
     def health(self) -> list[str]:
         """What was wrong in the layers when they were last looked at in training, in words."""
         path = self.folder / HEALTH

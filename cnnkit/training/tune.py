@@ -19,8 +19,8 @@ from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
+from cnnkit.training.recipe import changed
 from cnnkit.training.recipe import flat
-from cnnkit.training.recipe import resolve
 from cnnkit.training.recipe import to_dict
 from cnnkit.training.recipe import to_toml
 from cnnkit.training.reporter import Reporter
@@ -39,7 +39,7 @@ SPACE = {
 }
 # Name -> how it is had from a finished run, and whether more is better.
 OBJECTIVES: dict[str, tuple[Callable[[Run], float], bool]] = {
-    "val_accuracy": (lambda run: _accuracy(run), True),
+    "val_accuracy": (lambda run: run.best_accuracy, True),
     "size": (lambda run: 4.0 * macs.params(run.model()), False),
     "macs": (lambda run: float(macs.total(run.model())), False),
     "seconds": (lambda run: sum(row["seconds"] for row in run.metrics), False),
@@ -134,7 +134,7 @@ def tune(
         raise UsageError("Every trial diverged", where=out, todo="search lower rates: train.lr")
     first, more = objectives[0], OBJECTIVES[objectives[0]][1]
     best.sort(key=lambda trial: trial.values[first], reverse=more)
-    files.write_text(out / BEST, _toml(recipe.recipe, best[0].settings))
+    files.write_text(out / BEST, to_toml(changed(recipe.recipe, best[0].settings).recipe))
     return best
 
 
@@ -183,21 +183,8 @@ def _measure(
     objectives: Sequence[str],
     folder: Path,
 ) -> list[float]:
-    run = train(manifest, _with(recipe, settings), folder, overwrite=True)
+    run = train(manifest, changed(recipe, settings), folder, overwrite=True)
     return [OBJECTIVES[name][0](run) for name in objectives]
-
-
-def _with(recipe: Recipe, settings: dict[str, Any]) -> Resolved:
-    values = {**flat(to_dict(recipe)), **settings}
-    return resolve(sets=[f"{k}={json.dumps(v)}" for k, v in values.items() if k != "schema"])
-
-
-def _toml(recipe: Recipe, settings: dict[str, Any]) -> str:
-    return to_toml(_with(recipe, settings).recipe)
-
-
-def _accuracy(run: Run) -> float:
-    return max(row.get("val_accuracy", row["accuracy"]) for row in run.metrics)
 
 
 def _short(value: Any) -> str:
