@@ -58,6 +58,11 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "export tflite-int8",
     ),
     (
+        r"only supports? the NHWC tensor format|only supported for NHWC",
+        "The model has layers with data_format='channels_first', which TensorFlow has on GPUs only",
+        "build it with channels_last, which has the same weights",
+    ),
+    (
         r"XNNPACK|TfLiteXNNPackDelegate",
         "A tensor has the same value on all calibration pictures, so its int8 scale is nearly "
         "zero and XNNPACK refuses the file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
@@ -53,13 +54,31 @@ class Cp(Method):
 
     def macs(self, *ranks: Any) -> Any:
         height, width, inputs, outputs = self.kernel.shape
-        high, wide = self.size_out
-        # Along an axis where the kernel has one row, the first link moves on, and no other.
-        sizes = zip(self.size_in, self.size_out, self.kernel.shape, strict=False)
-        before = [i if k > 1 else o for i, o, k in sizes]
-        column = high * before[1] * height * (height > 1)
-        row = high * wide * width * (width > 1)
-        return ranks[0] * (before[0] * before[1] * inputs + column + row + high * wide * outputs)
+        first, padded, last = zip(*map(self._sizes, (0, 1)), strict=True)
+        column = last[0] * padded[1] * height * (height > 1)
+        row = math.prod(last) * width * (width > 1)
+        ends = math.prod(first) * inputs + math.prod(self.size_out) * outputs
+        return ranks[0] * (ends + column + row)
+
+    def _sizes(self, axis: int) -> tuple[int, int, int]:
+        """Returns how long an axis is after the first link, padded, and after the depthwise one."""
+        if self.kernel.shape[axis] == 1:  # The first link moves on, and no other.
+            return (self.size_out[axis],) * 3
+        size = self.size_in[axis]
+        padded = size + sum(self._padding(axis))
+        strided = self.layer.strides[axis] > 1
+        return size, padded, padded - self._reach(axis) if strided else self.size_out[axis]
+
+    def _reach(self, axis: int) -> int:
+        return (self.kernel.shape[axis] - 1) * self.layer.dilation_rate[axis]
+
+    def _padding(self, axis: int) -> tuple[int, int]:
+        """Returns the zeros before and after that "same" takes for the strides of the layer."""
+        if self.layer.padding != "same" or self.layer.strides[axis] == 1:
+            return 0, 0
+        last = (self.size_out[axis] - 1) * self.layer.strides[axis]
+        zeros = max(0, last + self._reach(axis) + 1 - self.size_in[axis])
+        return zeros // 2, zeros - zeros // 2
 
     def kept(self) -> np.ndarray:
         affordable = max(1, self.cost.macs // int(self.macs(1)))
@@ -84,7 +103,7 @@ class Cp(Method):
             )
         except np.linalg.LinAlgError:  # More terms than the kernel has.
             together = greedy
-        if np.square(_sizes(together)).sum() > _CANCELLING * np.square(self.kernel).sum():
+        if np.square(_norms(together)).sum() > _CANCELLING * np.square(self.kernel).sum():
             together = greedy
         return min(map(_alike, (together, greedy)), key=self.error)
 
@@ -125,24 +144,33 @@ class Cp(Method):
     def links(self, factors: Factors) -> list[Link]:
         column, row, inputs, outputs = factors
         size = self.kernel.shape[:2]
-        flat = self.moved(*(axis for axis in (0, 1) if size[axis] == 1))
-        links = [self.front("reduce", inputs[None, None], **flat)]
+        links = [self.front("reduce", inputs[None, None], **self.moved(*self._axes(flat=True)))]
+        if any(map(any, pads := [self._padding(axis) for axis in (0, 1)])):
+            links.append(self.pad(pads))
+        # TensorFlow's depthwise convolutions only take equal strides: the last link has them all.
         for name, axis, factor in (("column", 0, column[:, None]), ("row", 1, row[None])):
-            if size[axis] > 1:
-                links.append(self.depthwise(name, factor, **self.moved(axis)))
-            else:
+            if size[axis] == 1:
                 outputs = outputs * factor.reshape(-1, 1)
-        return [*links, self.last(outputs[None, None])]
+                continue
+            padding = "valid" if self.layer.strides[axis] > 1 else self.layer.padding
+            options = self.moved(axis) | {"strides": 1, "padding": padding}
+            links.append(self.depthwise(name, factor, **options))
+        strides = self.moved(*self._axes())["strides"]
+        return [*links, self.last(outputs[None, None], strides=strides)]
+
+    def _axes(self, *, flat: bool = False) -> list[int]:
+        """Returns the axes along which the kernel has one row, or those where it has more."""
+        return [axis for axis in (0, 1) if (self.kernel.shape[axis] == 1) == flat]
 
 
-def _sizes(factors: Sequence[np.ndarray]) -> np.ndarray:
+def _norms(factors: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the Frobenius norms of the terms."""
     return np.prod([np.linalg.norm(f, axis=0) for f in factors], axis=0)
 
 
 def _alike(factors: Sequence[np.ndarray]) -> Factors:
     """Returns the factors as the formula has them, the four vectors of a term of one length."""
-    length = _sizes(factors) ** (1 / len(factors))
+    length = _norms(factors) ** (1 / len(factors))
     unit = [f / np.maximum(np.linalg.norm(f, axis=0), 1e-30) for f in factors]
     *others, outputs = (f * length for f in unit)
     return *others, outputs.T

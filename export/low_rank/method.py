@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -134,6 +135,16 @@ class Method(ABC):
         options |= {"depthwise_regularizer": self.layer.kernel_regularizer, **self._shared()}
         made = keras.layers.DepthwiseConv2D(kernel.shape[:2], **options)
         return Link(name, made, [kernel[..., None]])
+
+    def pad(self, pads: Sequence[tuple[int, int]]) -> Link:
+        """Returns a link that adds so many zeros before and after, by axis."""
+        import keras
+
+        from export.graph.chains import Link
+
+        shared = self._shared()
+        options = {key: shared[key] for key in ("dtype", "data_format")}
+        return Link("pad", keras.layers.ZeroPadding2D(tuple(pads), **options), [])
 
     def _shared(self) -> dict[str, Any]:
         keys = ("dtype_policy", "trainable", "data_format")

@@ -44,6 +44,17 @@ def pictures(model, n=2):
     return np.random.default_rng(2).normal(size=(n, *model.input_shape[1:])).astype("float32")
 
 
+def channels_last(model):
+    """TensorFlow has the convolutions of the other format on GPUs only."""
+    if model.layers[-1].data_format == "channels_last":
+        return model
+    twin = keras.Sequential([keras.Input(SHAPE)])
+    for layer in model.layers[1:]:
+        twin.add(layer.from_config(layer.get_config() | {"data_format": "channels_last"}))
+    twin.set_weights(model.get_weights())
+    return twin
+
+
 def methods(model, path="conv"):
     return decompose._methods(Graph(model), decompose.METHODS, {})[path]
 
@@ -81,8 +92,9 @@ PLACES = {
 def test_full_rank_computes_the_same(place, method):
     model = one(**PLACES[place])
     result = decompose.decompose(model, {"conv": (method, full(model)[method])})
-    small, x = result.model, pictures(model)
-    np.testing.assert_allclose(small(x), model(x), atol=1e-5)
+    small = result.model
+    x = pictures(channels_last(model))
+    np.testing.assert_allclose(channels_last(small)(x), channels_last(model)(x), atol=1e-5)
     assert result.summary["layers"]["conv"]["error"] < 1e-7
     assert small.output.shape == model.output.shape
     assert model.layers[-1].use_bias == small.layers[-1].use_bias
