@@ -141,10 +141,10 @@ def _run(
     start: float,
 ) -> Run:
     from benchmarks.sparsity import least_us
+    from cnnkit.training.predict import predict_keras
     from export import ledger
     from export.formats import tflite
     from export.pruning.kernels import kernels
-    from export.runtime import predict_keras
 
     seconds = time.perf_counter() - start
     values = [kernel.value() for kernel in kernels(model)[0]]

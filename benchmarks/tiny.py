@@ -45,6 +45,7 @@ from cnnkit.errors import UsageError
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
 from cnnkit.training.fit import fit
+from cnnkit.training.predict import predict_keras
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import resolve
 from cnnkit.training.reporter import Reporter
@@ -54,7 +55,6 @@ from export.bundle import Bundle
 from export.formats import tflite
 from export.pipeline import Compressed
 from export.pipeline import compress
-from export.runtime import predict_keras
 
 TABLE = Path(__file__).with_suffix(".md")
 COPIES = 10

@@ -139,7 +139,7 @@ class Bundle:
 
     def golden_pictures(self) -> Pictures:
         """Returns the golden pictures and what the Keras model makes of them now."""
-        from export.runtime import predict_keras
+        from cnnkit.training.predict import predict_keras
 
         golden = json.loads((self.folder / "golden.json").read_text(encoding="utf-8"))
         shape = golden["input"]["shape"]
@@ -294,7 +294,7 @@ def _model_row(subject: Subject, pictures: Pictures) -> Row:
 
 def _synthetic(model: keras.Model) -> Pictures:
     """Returns seeded pictures of smooth blobs, for models that come without data."""
-    from export.runtime import predict_keras
+    from cnnkit.training.predict import predict_keras
 
     height, width, channels = model.input_shape[1:]
     coarse = np.random.default_rng(0).integers(0, 256, (64, 4, 4, channels)).astype(np.uint8)
@@ -315,7 +315,7 @@ def _synthetic(model: keras.Model) -> Pictures:
 
 def _write_golden(folder: Path, subject: Subject, accepted: Sequence[str]) -> np.ndarray:
     """Writes pictures with what every file makes of them, and returns the first picture."""
-    from export.runtime import predict_keras
+    from cnnkit.training.predict import predict_keras
 
     labels, resize = subject.labels, subject.resize
     if subject.dataset is None:

@@ -16,10 +16,10 @@ import numpy as np
 from cnnkit import files
 from cnnkit import registry
 from cnnkit.errors import UsageError
+from cnnkit.training.predict import predict_keras
 from export import ledger
 from export.pipeline import Compressed
 from export.pipeline import write_run
-from export.runtime import predict_keras
 
 if TYPE_CHECKING:
     import keras

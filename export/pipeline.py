@@ -19,11 +19,11 @@ from cnnkit import files
 from cnnkit.data import sample
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
+from cnnkit.training.predict import predict_keras
 from export import ledger
 from export import passes as registry
 from export.ledger import Row
 from export.quantization import ranges
-from export.runtime import predict_keras
 
 if TYPE_CHECKING:
     import keras

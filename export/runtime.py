@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnkit.errors import UsageError
+from cnnkit.training.predict import predict_keras
 from export import formats
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 RESIZE = "letterbox"
 # By how much probabilities of a quantized output may miss the sum 1.
 _ROUNDING = 0.05
-# Keras' own batches; and how many pixels are float32 at a time, since pictures may be on a disk.
-_BATCH = 32
-_FLOATS = 2**26
 
 
 @dataclass(frozen=True)
@@ -115,16 +112,6 @@ def home(path: Path) -> Path:
     if path.name == "model.keras" and (run / "environment.json").is_file():
         return run
     return path
-
-
-def predict_keras(model: object, x: np.ndarray) -> np.ndarray:
-    """Returns the outputs of a Keras model for raw pixels of any type."""
-    rows = max(_BATCH, _FLOATS // math.prod(x.shape[1:]) // _BATCH * _BATCH)
-    parts = [
-        model.predict(np.asarray(x[k : k + rows], np.float32), verbose=0)  # type: ignore[attr-defined]
-        for k in range(0, max(1, len(x)), rows)
-    ]
-    return np.concatenate(parts, dtype=np.float32)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

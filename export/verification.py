@@ -205,8 +205,8 @@ def simulate(row: Format, model: Any, ranges: Ranges | None, x: np.ndarray) -> n
     """
     if ranges is None or not row.needs_calibration:
         return None
+    from cnnkit.training.predict import predict_keras
     from export.quantization.twin import frozen
-    from export.runtime import predict_keras
 
     target = "onnx" if row.module == "onnx" else ""
     return predict_keras(frozen(model, ranges, target=target), x)
@@ -304,7 +304,7 @@ def verify(
 
 def compared(model: Any, dataset: Dataset) -> Pictures:
     """Returns the test pictures (all, where there is no test part) and the model's outputs."""
-    from export.runtime import predict_keras
+    from cnnkit.training.predict import predict_keras
 
     split = next(s for s in ("test", "val", "train") if len(dataset.labels(s)))
     x, y = dataset.arrays(split)

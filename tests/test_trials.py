@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ def test_what_is_known_is_not_made_again(tmp_path):
     trials.run(plan(tmp_path), {"old": arm}, ["--seeds", "3"])
     assert made == [0, 1, 2]
     assert lines(tmp_path)[-1] == "| old | 3 | 11.0 ± 1.0 |  |"
+
+
+def test_a_note_stands_below_the_table(tmp_path):
+    counted = replace(plan(tmp_path), note=lambda rows: "" if len(rows) < 2 else f"{len(rows)}.")
+    table = ["| old | 1 | 0.0 |  |", "| old | 2 | 0.0 |  |"]
+    for seeds, below in ((1, []), (2, ["", "2."])):
+        trials.run(counted, {"old": lambda _: {"wrong": 0}}, ["--seeds", str(seeds)])
+        assert lines(tmp_path)[4:] == [table[seeds - 1], *below]
 
 
 def test_numbers_of_other_settings_are_forgotten(tmp_path):

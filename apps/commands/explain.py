@@ -164,7 +164,7 @@ def _of_model(
 
     from cnnkit.analysis.maps import maps_of
     from cnnkit.data import decode
-    from export.runtime import predict_keras
+    from cnnkit.training.predict import predict_keras
     from export.subject import open_subject
 
     subject = open_subject(source)

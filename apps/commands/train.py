@@ -83,7 +83,7 @@ def resumable(folder: Path) -> Iterator[None]:
 def show(run: Run) -> None:
     """Prints how good the trained model is on the test pictures."""
     from cnnkit.training.evaluate import evaluate
-    from export.runtime import predict_keras
+    from cnnkit.training.predict import predict_keras
 
     model = run.model()
     scores = evaluate(lambda x: predict_keras(model, x), run.dataset())

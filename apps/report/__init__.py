@@ -95,7 +95,7 @@ def _environment() -> jinja2.Environment:
 
 def _scores(focus: str, folder: Path, subject: Subject, dataset: Dataset) -> Scores:
     from cnnkit.training.evaluate import evaluate
-    from export.runtime import predict_keras
+    from cnnkit.training.predict import predict_keras
 
     if focus == "keras":
         return evaluate(lambda x: predict_keras(subject.model, x), dataset)

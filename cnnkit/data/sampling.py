@@ -14,17 +14,6 @@ import numpy as np
 Sampler: TypeAlias = Callable[[np.ndarray, int, int], np.ndarray]
 
 
-def shuffled(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Returns every picture once, in any order.
-
-    Args:
-        labels: Class numbers, `(n,)`.
-        seed: Of the whole training.
-        epoch: Counted from 0.
-    """
-    return np.random.default_rng((seed, epoch)).permutation(len(labels))
-
-
 def over_sampled(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """Returns every picture of the largest class once, and those of the others more than once.
 

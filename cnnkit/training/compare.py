@@ -13,6 +13,7 @@ from cnnkit.analysis import macs
 from cnnkit.errors import UsageError
 from cnnkit.training.evaluate import Scores
 from cnnkit.training.evaluate import evaluate
+from cnnkit.training.predict import predict_keras
 from cnnkit.training.recipe import flat
 from cnnkit.training.recipe import to_dict
 from cnnkit.training.significance import Difference
@@ -77,7 +78,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for run in runs:
         model, dataset = run.model(), run.dataset()
         x, y = dataset.arrays("test")
-        p = np.asarray(model.predict(x.astype("float32"), batch_size=256, verbose=0))
+        p = predict_keras(model, x)
         right = p.argmax(1) == y
         base = right if not rows else base
         rows.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import keras
@@ -17,6 +18,7 @@ from cnnkit.training.evaluate import evaluate
 from cnnkit.training.feature_trainer import FeatureTrainer
 from cnnkit.training.feature_trainer import classifier
 from cnnkit.training.pipeline import batch_size_for
+from cnnkit.training.predict import predict_keras
 from cnnkit.types import Tensor
 
 if TYPE_CHECKING:
@@ -124,8 +126,4 @@ def _confusion(folder: str, classes: list[str]) -> list[list[int]]:
             expected=f"validation pictures of {', '.join(classes)}",
             received=", ".join(dataset.classes[k] for k in sorted(seen)) or "none",
         )
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict(x.astype("float32"), verbose=0))
-
-    return evaluate(predict, dataset, "val").confusion
+    return evaluate(partial(predict_keras, model), dataset, "val").confusion

@@ -26,9 +26,9 @@ def main(folder: str, x_path: str, y_path: str, threads: str) -> None:
     signature = tf.saved_model.load(folder).signatures["serving_default"]
     (input_name,) = signature.structured_input_signature[1]
     (output_name,) = signature.structured_outputs
-    x = np.load(x_path, allow_pickle=False).astype(np.float32)
+    x = np.load(x_path, mmap_mode="r", allow_pickle=False)
     parts = [
-        signature(**{input_name: tf.constant(x[k : k + _BATCH])})[output_name].numpy()
+        signature(**{input_name: tf.constant(x[k : k + _BATCH], tf.float32)})[output_name].numpy()
         for k in range(0, max(len(x), 1), _BATCH)
     ]
     loaded = [name for name in ABSENT if sys.modules[name] is not None]

@@ -77,7 +77,7 @@ def compare(
     Raises:
         UsageError: If a quantizer is unknown.
     """
-    from export.runtime import predict_keras
+    from cnnkit.training.predict import predict_keras
 
     chosen = [
         registry.known("quantizer", name, QUANTIZERS)

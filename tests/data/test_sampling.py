@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from cnnkit.data import sampling
-from cnnkit.training import pipeline
 
 COUNTS = (50, 10, 7)
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 2, 3], COUNTS))
@@ -14,9 +13,9 @@ def seen(indices):
     return np.bincount(LABELS[indices], minlength=4)[[0, 2, 3]].tolist()
 
 
-@pytest.mark.parametrize("name", [*sampling.SAMPLERS, "shuffled"])
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
 def test_an_epoch_depends_on_seed_and_epoch_alone(name):
-    sampler = {**sampling.SAMPLERS, "shuffled": sampling.shuffled}[name]
+    sampler = sampling.SAMPLERS[name]
     epochs = [sampler(LABELS, 7, epoch) for epoch in range(3)]
     np.testing.assert_array_equal(sampler(LABELS, 7, 1), epochs[1])
     assert not np.array_equal(epochs[0], epochs[1])
@@ -24,12 +23,6 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(name):
     assert {len(epoch) for epoch in epochs} == {len(epochs[0])}
     assert {epoch.dtype for epoch in epochs} == {np.dtype(np.int64)}
     assert all(0 <= epoch.min() <= epoch.max() < len(LABELS) for epoch in epochs)
-
-
-def test_shuffled_is_the_order_of_the_pipeline():
-    np.testing.assert_array_equal(
-        sampling.shuffled(LABELS, 3, 5), pipeline.order(3, 5, len(LABELS))
-    )
 
 
 def test_over_sampling_repeats_evenly():

@@ -4,8 +4,8 @@ import pytest
 from keras import layers
 
 from cnnkit.errors import UsageError
+from cnnkit.training.predict import predict_keras
 from export.quantization import compare
-from export.runtime import predict_keras
 from tests.contracts.parts import perturb
 from tests.export import networks
 

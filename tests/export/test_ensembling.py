@@ -9,6 +9,7 @@ from cnnkit import data
 from cnnkit.ensembles import Stacking
 from cnnkit.ensembles import combination
 from cnnkit.errors import UsageError
+from cnnkit.training.predict import predict_keras
 from cnnkit.training.recipe import resolve
 from export.distillation.distill import open_teacher
 from export.ensembling import RECORD
@@ -16,7 +17,6 @@ from export.ensembling import distilled
 from export.ensembling import ensemble
 from export.pipeline import read_ledger
 from export.runtime import open_model
-from export.runtime import predict_keras
 from export.subject import open_subject
 from tests.export import corners
 

@@ -9,11 +9,11 @@ from keras import layers
 from cnnkit import files
 from cnnkit.errors import DataError
 from cnnkit.errors import UsageError
+from cnnkit.training.predict import predict_keras
 from export import formats
 from export import verification
 from export.bundle import Bundle
 from export.formats import tflite
-from export.runtime import predict_keras
 from export.subject import require_classes
 from export.verification import LIMITS
 from export.verification import Gates
