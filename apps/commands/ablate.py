@@ -44,9 +44,10 @@ def ablate(
 
         chosen = [trick.strip() for trick in tricks.split(",") if trick.strip()]
         rows = ablate(resolved, folder, chosen, seeds=seeds, reporter=printer)
+    metric = rows[0].metric if rows else "score"
     console.table(
-        f"best validation accuracy over {seeds} seeds, against the recipe as it is",
-        ["trick", "change", "accuracy", "95 % interval", "verdict", "time of an epoch"],
+        f"best {metric} over {seeds} seeds, against the recipe as it is",
+        ["trick", "change", "difference", "95 % interval", "verdict", "time of an epoch"],
         [_cells(row) for row in sorted(rows, key=lambda row: -_gain(row))],
     )
     printer.done()
@@ -54,11 +55,11 @@ def ablate(
 
 def _gain(row: Row) -> float:
     """Returns what the trick itself is worth."""
-    return row.accuracy.mean if row.change == "with" else -row.accuracy.mean
+    return row.score.mean if row.change == "with" else -row.score.mean
 
 
 def _cells(row: Row) -> list[object]:
-    change = row.accuracy
+    change = row.score
     verdict = ("better" if change.mean > 0 else "worse") if change.shown else "no difference shown"
     return [
         row.trick,

@@ -20,8 +20,12 @@ def tune(
     sets: arguments.Sets = None,
     trials: Annotated[int, typer.Option(help="In all, with those of before.", min=1)] = 40,
     objective: Annotated[
-        str, typer.Option(help="val_accuracy, size, macs or seconds, with commas between.")
-    ] = "val_accuracy",
+        str,
+        typer.Option(
+            help="score, val_accuracy, size, macs or seconds, with commas between; score is what "
+            "training judges its epochs by."
+        ),
+    ] = "score",
     search: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,7 +61,7 @@ def tune(
         )
     console.table(
         f"the best of {trials} trials",
-        ["trial", *wanted, *found[0].settings],
+        ["trial", *found[0].values, *found[0].settings],
         [[trial.number + 1, *trial.values.values(), *trial.settings.values()] for trial in found],
     )
     console.out.print(f"train with -c {folder / BEST}", markup=False)

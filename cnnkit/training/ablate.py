@@ -13,6 +13,7 @@ from cnnkit import files
 from cnnkit import registry
 from cnnkit.data import Manifest
 from cnnkit.errors import UsageError
+from cnnkit.training.keeper import judged_by
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
 from cnnkit.training.recipe import changed
@@ -54,14 +55,17 @@ class Row:
         trick: Its name.
         change: "with" or "without" it.
         seeds: How many pairs there are.
-        accuracy: By how much the best validation accuracy differs.
+        metric: What the runs are judged by, as training judges its epochs: `val_accuracy`, or of
+            uneven classes `val_macro_f1`.
+        score: By how much its best value differs.
         seconds: By how much the seconds of an epoch differ, as a fraction.
     """
 
     trick: str
     change: str
     seeds: int
-    accuracy: Difference
+    metric: str
+    score: Difference
     seconds: Difference
 
 
@@ -128,12 +132,13 @@ def _has(base: Any, having: Any, lacking: Any) -> bool:
 
 def _measure(
     manifest: Manifest, recipe: Recipe, keys: dict[str, Any], seed: int, folder: Path
-) -> dict[str, float]:
+) -> dict[str, Any]:
     begun = time.perf_counter()
     settings = {**keys, "train.seed": seed}
     run = train(manifest, changed(recipe, settings), folder, overwrite=True)
     seconds = (time.perf_counter() - begun) / len(run.metrics)
-    return {"accuracy": run.best_accuracy, "seconds": seconds}
+    metric = judged_by(run.best)
+    return {"metric": metric, "score": run.best[metric], "seconds": seconds}
 
 
 def _row(known: _Known, trick: str, change: str, seeds: int) -> Row:
@@ -142,7 +147,8 @@ def _row(known: _Known, trick: str, change: str, seeds: int) -> Row:
         trick,
         change,
         seeds,
-        paired([mine["accuracy"] - base["accuracy"] for mine, base in pairs]),
+        pairs[0][0]["metric"],
+        paired([mine["score"] - base["score"] for mine, base in pairs]),
         paired([mine["seconds"] / base["seconds"] - 1 for mine, base in pairs]),
     )
 
@@ -152,7 +158,7 @@ class _Known:
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
         self.path, self.recipe = out / ROWS, to_dict(recipe)
-        self.rows: dict[str, dict[str, float]] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
         if not self.path.is_file():
             files.require_free(out, ROWS)
             return
@@ -166,6 +172,6 @@ class _Known:
     def has(self, name: str, seed: int) -> bool:
         return f"{name} {seed}" in self.rows
 
-    def add(self, name: str, seed: int, row: dict[str, float]) -> None:
+    def add(self, name: str, seed: int, row: dict[str, Any]) -> None:
         self.rows[f"{name} {seed}"] = row
         files.write_json(self.path, {"recipe": self.recipe, "rows": self.rows})

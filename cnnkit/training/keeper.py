@@ -7,6 +7,7 @@ import io
 import math
 import time
 from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from typing import TypeAlias
@@ -29,6 +30,16 @@ Rates: TypeAlias = Callable[[int], Any]
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 # A last column, only where `fit` ranks epochs by it.
 MACRO_F1 = "val_macro_f1"
+
+
+def judged_by(row: Mapping[str, float]) -> str:
+    """Returns the column of `metrics.csv` by which the epochs of a training are ranked first."""
+    return next(key for key in (MACRO_F1, "val_accuracy", "accuracy") if key in row)
+
+
+def rank(row: Mapping[str, float]) -> tuple[float, float]:
+    """Returns what the best epoch has the highest of."""
+    return row[judged_by(row)], -row.get("val_loss", row["loss"])
 
 
 class Keeper(keras.callbacks.Callback):
@@ -157,10 +168,8 @@ class Keeper(keras.callbacks.Callback):
             "seconds": time.perf_counter() - self.begun,
         }
         self.rows.append(row)
-        accuracy, loss = (row.get(f"val_{key}", row[key]) for key in ("accuracy", "loss"))
-        rank = (row.get(MACRO_F1, accuracy), -loss)
-        if rank > self.rank:
-            self.rank, self.best_epoch, self.weights = rank, epoch + 1, weights
+        if rank(row) > self.rank:
+            self.rank, self.best_epoch, self.weights = rank(row), epoch + 1, weights
             if self.folder:
                 self._save_best(self.folder)
         if self.stalled or self.late:

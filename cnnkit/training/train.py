@@ -49,6 +49,7 @@ from cnnkit.training.initialize import initialize
 from cnnkit.training.joint import joint_of
 from cnnkit.training.keeper import BEST
 from cnnkit.training.keeper import METRICS
+from cnnkit.training.keeper import rank
 from cnnkit.training.objective import loss_of
 from cnnkit.training.objective import wrap_of
 from cnnkit.training.pipeline import Augmentation
@@ -132,9 +133,9 @@ class Run:
         return load_model(self.folder / MODEL)
 
     @property
-    def best_accuracy(self) -> float:
-        """The highest accuracy of an epoch in validation; without that split, in training."""
-        return max(row.get("val_accuracy", row["accuracy"]) for row in self.metrics)
+    def best(self) -> dict[str, float]:
+        """The row of `metrics.csv` of the best epoch, by what training ranks them by."""
+        return max(self.metrics, key=rank)
 
     @property
     def health(self) -> list[str]:

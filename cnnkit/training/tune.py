@@ -14,10 +14,9 @@ from typing import Any
 from cnnkit import files
 from cnnkit import registry
 from cnnkit.analysis import macs
-from cnnkit.data import Manifest
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
-from cnnkit.training.recipe import Recipe
+from cnnkit.training.keeper import judged_by
 from cnnkit.training.recipe import Resolved
 from cnnkit.training.recipe import changed
 from cnnkit.training.recipe import flat
@@ -29,6 +28,8 @@ from cnnkit.training.train import check
 from cnnkit.training.train import train
 
 STUDY = "study.db"
+# Of a trial in the study: by what its epochs were ranked.
+_JUDGED_BY = "judged_by"
 BEST = "best.toml"
 # What is searched unless the user says it: from..to for numbers on a logarithmic scale, or values.
 SPACE = {
@@ -39,7 +40,8 @@ SPACE = {
 }
 # Name -> how it is had from a finished run, and whether more is better.
 OBJECTIVES: dict[str, tuple[Callable[[Run], float], bool]] = {
-    "val_accuracy": (lambda run: run.best_accuracy, True),
+    "score": (lambda run: run.best[judged_by(run.best)], True),
+    "val_accuracy": (lambda run: run.best.get("val_accuracy", run.best["accuracy"]), True),
     "size": (lambda run: 4.0 * macs.params(run.model()), False),
     "macs": (lambda run: float(macs.total(run.model())), False),
     "seconds": (lambda run: sum(row["seconds"] for row in run.metrics), False),
@@ -53,7 +55,7 @@ class Trial:
     Attributes:
         number: In the study.
         settings: By recipe key, its value.
-        values: By objective, what it came to.
+        values: By objective, what it came to; `score` has the name of what it was.
     """
 
     number: int
@@ -66,27 +68,29 @@ def tune(
     out: str | Path,
     *,
     trials: int = 40,
-    objectives: Sequence[str] = ("val_accuracy",),
+    objectives: Sequence[str] = ("score",),
     space: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
 ) -> list[Trial]:
     """Trains one recipe after the other, each chosen by what the ones before came to.
 
     The trials are kept in `study.db`: the same call again goes on where it ended, up to `trials`
-    in all. The best recipe is written to `best.toml`; with several objectives, it is the most
-    accurate one of the Pareto set.
+    in all. The best recipe is written to `best.toml`; with several objectives, it is the one
+    of the Pareto set that is best in the first.
 
     Args:
         recipe: Every choice that is not searched.
         out: Folder of the study.
         trials: Of the study, at least 1.
-        objectives: Of `OBJECTIVES`; `size` are the bytes of the weights in float32.
+        objectives: Of `OBJECTIVES`. `score` is that by which a training chooses its best epoch: of
+            uneven classes the macro-F1, else the accuracy; `val_accuracy` is the accuracy of that
+            epoch; `size` are the bytes of the weights in float32.
         space: By recipe key, "low..high" on a logarithmic scale, or values with commas between;
             None is `SPACE`.
         reporter: Told about every trial.
 
     Returns:
-        The Pareto set, the most accurate first.
+        The Pareto set, the best in the first objective first.
 
     Raises:
         UsageError: If Optuna is not installed, or an objective, a key or a range is wrong.
@@ -119,21 +123,23 @@ def tune(
         settings = {key: suggest(trial) for key, suggest in searched.items()}
         told = ", ".join(f"{key}={_short(value)}" for key, value in settings.items())
         reporter.step(f"trial {trial.number + 1} of {trials}: {told}")
-        values = _measure(manifest, recipe.recipe, settings, objectives, out / "run")
-        reporter.note(", ".join(f"{n} {v:.4g}" for n, v in zip(objectives, values, strict=True)))
+        run = train(manifest, changed(recipe.recipe, settings), out / "run", overwrite=True)
+        trial.set_user_attr(_JUDGED_BY, judged_by(run.best))
+        values = [OBJECTIVES[name][0](run) for name in objectives]
+        told = ", ".join(f"{k} {v:.4g}" for k, v in _named(trial, objectives, values).items())
+        reporter.note(told)
         return values
 
     done = sum(trial.state.is_finished() for trial in study.trials)
     study.optimize(objective, n_trials=max(0, trials - done), catch=(DivergedError,))
     files.remove(out / "run")
     best = [
-        Trial(t.number, dict(t.params), dict(zip(objectives, t.values, strict=True)))
-        for t in study.best_trials
+        Trial(t.number, dict(t.params), _named(t, objectives, t.values)) for t in study.best_trials
     ]
     if not best:
         raise UsageError("Every trial diverged", where=out, todo="search lower rates: train.lr")
-    first, more = objectives[0], OBJECTIVES[objectives[0]][1]
-    best.sort(key=lambda trial: trial.values[first], reverse=more)
+    more = OBJECTIVES[objectives[0]][1]
+    best.sort(key=lambda trial: next(iter(trial.values.values())), reverse=more)
     files.write_text(out / BEST, to_toml(changed(recipe.recipe, best[0].settings).recipe))
     return best
 
@@ -176,15 +182,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def _measure(
-    manifest: Manifest,
-    recipe: Recipe,
-    settings: dict[str, Any],
-    objectives: Sequence[str],
-    folder: Path,
-) -> list[float]:
-    run = train(manifest, changed(recipe, settings), folder, overwrite=True)
-    return [OBJECTIVES[name][0](run) for name in objectives]
+def _named(trial: Any, objectives: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """Returns the values of a trial by what they are."""
+    names = [
+        trial.user_attrs.get(_JUDGED_BY, name) if name == "score" else name for name in objectives
+    ]
+    return dict(zip(names, values, strict=True))
 
 
 def _short(value: Any) -> str:

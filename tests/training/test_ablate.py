@@ -10,6 +10,7 @@ from cnnkit.training.ablate import TRICKS
 from cnnkit.training.ablate import ablate
 from cnnkit.training.recipe import flat
 from cnnkit.training.recipe import to_dict
+from tests.training.pictures import bars
 
 SETS = [
     *("data.path=digits", "model.name=lenet300", "model.width=0.1", "train.epochs=1"),
@@ -33,14 +34,24 @@ def test_one_change_at_a_time_over_seeds_and_what_is_known_is_kept(tmp_path):
     ]
     assert ["fancy_pca is left out" in text for text in heard.warnings] == [True]
     told = json.loads((tmp_path / "a" / ROWS).read_text())["rows"]
-    change = [told[f"ema {s}"]["accuracy"] - told[f"as it is {s}"]["accuracy"] for s in (0, 1)]
-    assert rows[1].accuracy.mean == pytest.approx(sum(change) / 2)
+    change = [told[f"ema {s}"]["score"] - told[f"as it is {s}"]["score"] for s in (0, 1)]
+    assert rows[1].score.mean == pytest.approx(sum(change) / 2)
+    assert {row.metric for row in rows} == {"val_accuracy"}
     again = Hearing()
     same = ablate(resolve(sets=SETS), tmp_path / "a", tricks[:2], seeds=2, reporter=again)
     assert same == rows
     assert not [text for text in again.steps if text.startswith("seed")]
     with pytest.raises(UsageError, match="another recipe"):
         ablate(resolve(sets=[*SETS, "train.epochs=2"]), tmp_path / "a", tricks, seeds=2)
+
+
+def test_uneven_classes_are_judged_by_macro_f1(tmp_path):
+    sets = ["model.name=lenet300", "model.width=0.1", "train.epochs=2", "train.batch_size=16"]
+    recipe = resolve(sets=[f"data.path={bars(tmp_path)}", *sets])
+    [row] = ablate(recipe, tmp_path / "a", ["label_smoothing"], seeds=2)
+    assert row.metric == "val_macro_f1"
+    told = json.loads((tmp_path / "a" / ROWS).read_text())["rows"]
+    assert {row["metric"] for row in told.values()} == {"val_macro_f1"}
 
 
 @pytest.mark.parametrize("trick", TRICKS)

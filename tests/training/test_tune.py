@@ -3,8 +3,10 @@ import pytest
 from cnnkit.errors import UsageError
 from cnnkit.training import Reporter
 from cnnkit.training import resolve
+from cnnkit.training.train import train
 from cnnkit.training.tune import BEST
 from cnnkit.training.tune import tune
+from tests.training.pictures import bars
 
 SETS = ["data.path=digits", "model.name=lenet300", "train.epochs=1", "train.batch_size=64"]
 SPACE = {"train.lr": "1e-4..1e-2", "model.width": "0.05,0.1"}
@@ -48,6 +50,18 @@ def test_goes_on_where_it_ended(study):
     options = {"trials": 4, "objectives": ["val_accuracy", "size"], "space": SPACE}
     assert tune(resolve(sets=SETS), folder, reporter=heard, **options) == found
     assert not [text for text in heard.steps if text.startswith("trial")]
+
+
+def test_uneven_classes_are_judged_by_macro_f1(tmp_path):
+    sets = ["model.name=lenet300", "model.width=0.1", "train.epochs=2", "train.batch_size=16"]
+    recipe = resolve(sets=[f"data.path={bars(tmp_path)}", *sets])
+    options = {"trials": 2, "objectives": ["score", "val_accuracy"], "space": SPACE}
+    trial = tune(recipe, tmp_path / "tune", **options)[0]
+    assert list(trial.values) == ["val_macro_f1", "val_accuracy"]
+    run = train(recipe=resolve(tmp_path / "tune" / BEST), out=tmp_path / "run")
+    highest = max(row["val_macro_f1"] for row in run.metrics)
+    assert highest == run.best["val_macro_f1"] == pytest.approx(trial.values["val_macro_f1"])
+    assert run.best["val_accuracy"] == pytest.approx(trial.values["val_accuracy"])
 
 
 def test_bad_arguments(tmp_path):
