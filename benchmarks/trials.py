@@ -38,6 +38,7 @@ class Plan:
         settings: What the numbers depend on besides arm and seed. Numbers of other settings are
             forgotten.
         against: By arm, the arm that it is compared with in the first column, seed by seed.
+        note: Makes what stands below the table of the rows; "" is nothing.
     """
 
     place: str
@@ -45,6 +46,7 @@ class Plan:
     columns: Mapping[str, tuple[str, str]]
     settings: Mapping[str, Any]
     against: Mapping[str, str]
+    note: Callable[[list[dict[str, Any]]], str] | None = None
 
     @property
     def rows(self) -> Path:
@@ -63,6 +65,8 @@ class Plan:
         rows = sorted(rows, key=lambda row: (arms.index(row["arm"]), row["seed"]))
         files.write_json(self.rows, {"settings": dict(self.settings), "rows": rows})
         lines = [self.head.strip(), "", *self._table(rows, arms)]
+        if self.note and (note := self.note(rows)):
+            lines += ["", note]
         files.write_text(Path(self.place).with_suffix(".md"), "\n".join(lines) + "\n")
 
     def _settings(self) -> str:
