@@ -162,6 +162,7 @@ def distilled(teacher: Ensembled, name: str, *, reporter: Reporter | None = None
 
     from cnnkit import models
     from cnnkit.training.recipe import Augment
+    from cnnkit.training.reporter import Reporter
     from cnnkit.training.train import deployable
     from export.distillation.distill import Config
     from export.distillation.distill import distill
@@ -182,8 +183,7 @@ def distilled(teacher: Ensembled, name: str, *, reporter: Reporter | None = None
         ),
         ask_once=recipe.augment == Augment(),
         patience=recipe.guard.patience,
-        reporter=reporter,
-        **_teaching(recipe, dataset),
+        **_teaching(recipe, dataset, reporter or Reporter()),
     )
     x, y = dataset.arrays("test")
     right = ledger.accuracy(predict_keras(student, x), y) if len(y) else None
@@ -272,23 +272,23 @@ def _snapshots(
         cycles=cycles,
         keep=keep,
         wrap=wrap_of(recipe, dataset, model),
-        reporter=reporter,
-        **_teaching(recipe, dataset),
+        **_teaching(recipe, dataset, reporter),
     )
 
 
-def _teaching(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def _teaching(recipe: Recipe, dataset: Dataset, reporter: Reporter) -> dict[str, Any]:
     """Returns the arguments of `fit` that a recipe says."""
     from cnnkit.training.augment import augmenter
+    from cnnkit.training.augment import by_epoch
     from cnnkit.training.imbalance import sampler
     from cnnkit.training.objective import loss_of
 
-    made = augmenter(recipe, dataset)
     return {
         **dict(recipe.train),
         "loss": loss_of(recipe, dataset),
         "sampler": sampler(recipe, dataset),
-        "augment": made and (lambda epoch: made),
+        "reporter": reporter,
+        "augment": by_epoch(augmenter(recipe, dataset), recipe, recipe.train.epochs, reporter),
     }
 
 

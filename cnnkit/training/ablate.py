@@ -13,6 +13,7 @@ from cnnkit import files
 from cnnkit import registry
 from cnnkit.data import Manifest
 from cnnkit.errors import UsageError
+from cnnkit.training.augment import preset
 from cnnkit.training.keeper import judged_by
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
@@ -23,6 +24,7 @@ from cnnkit.training.reporter import Reporter
 from cnnkit.training.significance import Difference
 from cnnkit.training.significance import paired
 from cnnkit.training.train import check
+from cnnkit.training.train import load
 from cnnkit.training.train import train
 
 ROWS = "ablation.json"
@@ -101,13 +103,14 @@ def ablate(
         raise UsageError("Too few seeds", expected="2 or more", received=seeds)
     chosen = list(tricks) or list(TRICKS)
     known = _Known(out, recipe.recipe)
+    manifest = check(recipe.recipe, reporter)
     base = flat(to_dict(recipe.recipe))
+    base["augment.preset"] = preset(recipe.recipe, load(manifest, recipe.recipe))[0]
     arms: dict[str, tuple[str, dict[str, Any]]] = {BASE: ("", {})}
     for trick in chosen:
         having, lacking = TRICKS[trick]
         has = all(_has(base[key], value, lacking[key]) for key, value in having.items())
         arms[trick] = ("without", lacking) if has else ("with", having)
-    manifest = check(recipe.recipe, reporter)
     unfit: set[str] = set()
     for seed in range(seeds):
         for name, (change, keys) in arms.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
 
     from cnnkit.data import Dataset
     from cnnkit.training.recipe import Recipe
+    from cnnkit.training.reporter import Reporter
 
 # Pictures whose heat maps are made at once.
 _BATCH = 128
 # Training pictures whose colours are looked at, if there are so many.
 _COLOURS = 1000
+# `auto`: pictures of so few pixels a side are left alone, as every row of them counts; grey ones up
+# to the size of characters are cropped (`benchmarks/few_pictures.md`).
+_TINY, _CHARACTER = 8, 32
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,22 @@ class Augmenter:
         """Returns the same without parts that put two pictures together; None if no part stays."""
         mixing = (augmentation.MixUp, augmentation.CutMix, augmentation.OneOf)
         parts = [part for part in self.stack.parts if not isinstance(part, mixing)]
+        if len(parts) == len(self.stack.parts):
+            return self
         return Augmenter(augmentation.Stack(parts), self.boxes) if parts else None
+
+
+def preset(recipe: Recipe, dataset: Dataset) -> tuple[str, str]:
+    """Returns the preset that a recipe means for a dataset, and why, in words."""
+    name, (height, width, channels) = recipe.augment.preset, dataset.image_shape
+    if name != "auto":
+        return name, "as the recipe says"
+    size = f"{height}x{width} pixels"
+    if min(height, width) <= _TINY:
+        return "none", f"{size} are so few that each counts"
+    if channels == 1 and max(height, width) <= _CHARACTER:
+        return "light", f"{size} in grey, the size of characters, are cropped"
+    return "medium", f"{size}{' in grey' if channels == 1 else ''} bear turns and other colours too"
 
 
 def augmenter(recipe: Recipe, dataset: Dataset) -> Augmenter | None:
@@ -68,20 +88,21 @@ def augmenter(recipe: Recipe, dataset: Dataset) -> Augmenter | None:
         UsageError: If the recipe does not fit the pictures, or `cam_crop` is no model of them.
     """
     chosen, channels = recipe.augment, dataset.image_shape[-1]
-    preset = _preset(chosen.preset, channels)
+    name = preset(recipe, dataset)[0]
+    given = _preset(name, channels)
     parts: list[Augmentation] = []
     boxes = None
     if chosen.cam_crop != "none":
         boxes = response_boxes(_first_stage(chosen.cam_crop, dataset), *dataset.arrays("train"))
         parts.append(augmentation.BoxCrop())
     flips = {
-        "horizontal": _on(chosen.horizontal_flip, chosen.preset != "none" and channels == 3),
+        "horizontal": _on(chosen.horizontal_flip, name != "none" and channels == 3),
         "vertical": _on(chosen.vertical_flip, False),
     }
     if any(flips.values()):
         parts.append(augmentation.Flip(**flips))
-    parts += preset.parts
-    strength = _or(chosen.fancy_pca, preset.fancy_pca)
+    parts += given.parts
+    strength = _or(chosen.fancy_pca, given.fancy_pca)
     if strength:
         if channels != 3:
             raise UsageError(
@@ -92,8 +113,30 @@ def augmenter(recipe: Recipe, dataset: Dataset) -> Augmenter | None:
             )
         colours = augmentation.principal_colours(sample(dataset, _COLOURS)[0])
         parts.append(augmentation.FancyPCA(*colours, strength))
-    parts += _mixing(_or(chosen.mixup, preset.mixup), _or(chosen.cutmix, preset.cutmix))
+    parts += _mixing(_or(chosen.mixup, given.mixup), _or(chosen.cutmix, given.cutmix))
     return Augmenter(augmentation.Stack(parts), boxes) if parts else None
+
+
+def by_epoch(
+    made: Augmenter | None, recipe: Recipe, epochs: int, reporter: Reporter
+) -> Callable[[int], Augmenter | None] | None:
+    """Returns what is done in which epoch, or None: nothing is mixed in the last ones.
+
+    Args:
+        made: What `augmenter` made of the recipe.
+        recipe: Says how many epochs are the last ones; the first mixes in any case.
+        epochs: Of this training.
+        reporter: Told if there are fewer of them.
+    """
+    if made is None:
+        return None
+    calm, last = made.without_mixing(), recipe.augment.off_last_epochs
+    if calm is not made and last >= epochs:
+        reporter.note(
+            f"augment.off_last_epochs={last} leaves none of {epochs} epochs: pictures are mixed in "
+            "the first"
+        )
+    return lambda epoch: made if epoch < max(1, epochs - last) else calm
 
 
 def response_boxes(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ def lr_find(
             loss=training.loss,
             wrap=training.wrap,
             sampler=_some(n, recipe.train.seed, steps * batch_size),
-            augment=training.augmentation(),
+            augment=training.augment,
             keep_best=False,
             callbacks=[watch],
         )

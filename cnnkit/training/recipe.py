@@ -301,6 +301,9 @@ class Augment(_Section):
     Args:
         preset: "none"; "light" for crops; "medium" for turns and colours too; "strong" for more of
             these, scales, something in front, and two pictures in one. Flips belong to all three.
+            "auto", which the presets of recipes have, is "none" for pictures of up to 8 pixels a
+            side, "light" for grey ones of up to 32, and "medium" for all others; the run says which
+            and why.
         horizontal_flip: "on" or "off"; "auto" is on in a preset if pictures have colours: grey
             ones are often characters, which have a side.
         vertical_flip: "on" or "off"; "auto" is off.
@@ -309,10 +312,11 @@ class Augment(_Section):
         fancy_pca: Strength of `FancyPCA`; 0 leaves it out, None asks the preset.
         cam_crop: A run folder or a `.keras` file, whose heat maps say where pictures are cropped;
             "none" leaves it out.
-        off_last_epochs: Epochs at the end without `mixup` and `cutmix`.
+        off_last_epochs: Epochs at the end without `mixup` and `cutmix`; the first one has them in
+            any case.
     """
 
-    preset: Literal["none", "light", "medium", "strong"] = "none"
+    preset: Literal["auto", "none", "light", "medium", "strong"] = "none"
     horizontal_flip: Switch = "auto"
     vertical_flip: Switch = "auto"
     mixup: Strength = None
@@ -417,13 +421,18 @@ class Recipe(_Section):
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "phone": {"export": {"formats": ["tflite", "tflite-fp16", "tflite-int8"]}},
+    "phone": {
+        "augment": {"preset": "auto"},
+        "export": {"formats": ["tflite", "tflite-fp16", "tflite-int8"]},
+    },
     "mcu": {
         "model": {"width": 0.5},
         "train": {"epochs": 60},
+        "augment": {"preset": "auto"},
         "export": {"formats": ["tflite-int8"], "max_size": "256KiB", "max_drop": 0.02},
     },
     "serving": {
+        "augment": {"preset": "auto"},
         "compress": {"passes": []},
         "export": {"formats": ["savedmodel", "onnx", "onnx-int8"]},
     },
@@ -431,6 +440,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"name": "resnet20"},
         "train": {"epochs": 80},
         "loss": {"label_smoothing": 0.1},
+        "augment": {"preset": "auto"},
         "guard": {"patience": 30},
         "compress": {"passes": []},
         "export": {"max_drop": 0.005},

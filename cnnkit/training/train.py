@@ -34,7 +34,9 @@ from cnnkit.training import imbalance
 from cnnkit.training import similarity
 from cnnkit.training import unfreezing
 from cnnkit.training.augment import augmenter
+from cnnkit.training.augment import by_epoch
 from cnnkit.training.augment import examples
+from cnnkit.training.augment import preset
 from cnnkit.training.devices import ONE
 from cnnkit.training.devices import Mesh
 from cnnkit.training.devices import devices
@@ -52,7 +54,6 @@ from cnnkit.training.keeper import METRICS
 from cnnkit.training.keeper import rank
 from cnnkit.training.objective import loss_of
 from cnnkit.training.objective import wrap_of
-from cnnkit.training.pipeline import Augmentation
 from cnnkit.training.pipeline import batch_size_for
 from cnnkit.training.pretrained import load_weights
 from cnnkit.training.recipe import Recipe
@@ -270,6 +271,7 @@ class Training:
             recipe, dataset, self.model
         )
         self.sampler, self.augmenter = sampler(recipe, dataset), augmenter(recipe, dataset)
+        self.augment = by_epoch(self.augmenter, recipe, recipe.train.epochs, reporter)
 
     def run(self, folder: Path, *, resume: bool = False) -> None:
         """Trains, and writes the finished model."""
@@ -324,7 +326,7 @@ class Training:
             loss=self.loss,
             wrap=self.wrap,
             sampler=self.sampler,
-            augment=self.augmentation(),
+            augment=self.augment,
             patience=guard.patience,
             time_limit=guard.time_limit,
             retries=guard.max_rollbacks if guard.on_nan == "rollback" else 0,
@@ -357,14 +359,6 @@ class Training:
         plain = _network(self.recipe, self.dataset, "float32")
         plain.set_weights(self.model.get_weights())
         return plain
-
-    def augmentation(self) -> Augmentation | None:
-        """Returns what is done in which epoch: nothing is mixed in the last ones."""
-        if self.augmenter is None:
-            return None
-        made, calm = self.augmenter, self.augmenter.without_mixing()
-        last = self.recipe.train.epochs - self.recipe.augment.off_last_epochs
-        return lambda epoch: made if epoch < last else calm
 
 
 def _boards(folder: Path) -> list[keras.callbacks.Callback]:
@@ -400,14 +394,17 @@ def check(recipe: Recipe, reporter: Reporter | None = None) -> sources.Manifest:
 def chosen(
     manifest: sources.Manifest, resolved: Resolved, reporter: Reporter | None = None
 ) -> tuple[sources.Dataset, Resolved]:
-    """Opens the pictures, and chooses what the recipe leaves open: size, network, batch, rate."""
-    recipe = resolved.recipe
+    """Opens the pictures, and chooses what the recipe leaves open, such as network and rate."""
+    recipe, reporter = resolved.recipe, reporter or Reporter()
     if recipe.model.name.startswith(models.APPLICATIONS) and recipe.data.channels is None:
         resolved = _with(resolved, "chosen for the model", data={"channels": 3})
         recipe = resolved.recipe
     dataset = load(manifest, recipe)
     height, width, channels = dataset.image_shape
     name, given = recipe.model.name, recipe.train
+    augment, why = preset(recipe, dataset)
+    if augment != recipe.augment.preset:
+        reporter.note(f"augment.preset={augment}: {why}")
     resolved = _with(
         resolved,
         "chosen from the data",
@@ -417,9 +414,10 @@ def chosen(
             "batch_size": given.batch_size or batch_size_for(len(dataset.labels("train"))),
             "lr": given.lr or RATES[given.optimizer],
         },
+        augment={"preset": augment},
     )
     if given.unfreeze == unfreezing.AUTO:
-        plan = _unfrozen(dataset, resolved.recipe, reporter or Reporter())
+        plan = _unfrozen(dataset, resolved.recipe, reporter)
         resolved = _with(resolved, "chosen from the data", train={"unfreeze": plan})
     return dataset, resolved
 

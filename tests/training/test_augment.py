@@ -10,10 +10,16 @@ from cnnkit import augmentation
 from cnnkit.data import DIGITS
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import save_model
+from cnnkit.training import Reporter
 from cnnkit.training import resolve
 from cnnkit.training.augment import augmenter
+from cnnkit.training.augment import by_epoch
 from cnnkit.training.augment import examples
+from cnnkit.training.augment import preset
 from cnnkit.training.augment import response_boxes
+from cnnkit.training.recipe import PRESETS
+from cnnkit.training.train import check
+from cnnkit.training.train import chosen
 from cnnkit.training.train import train
 from tests.analysis import corner
 from tests.training.pictures import Pictures
@@ -25,6 +31,12 @@ class Coloured(Pictures):
     def arrays(self, split):
         x, y = super().arrays(split)
         return np.concatenate([x, 255 - x, x // 2], -1), y
+
+
+class Hearing(Reporter):
+    def __init__(self):
+        self.notes = []
+        self.note = self.notes.append
 
 
 class Corners:
@@ -63,6 +75,55 @@ def test_presets():
     assert {*medium, "Scale", "Erasing", "OneOf"} == set(strong)
 
 
+class Sized:
+    classes = ["a", "b"]
+
+    def __init__(self, *shape):
+        self.image_shape = shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        ((8, 8, 1), "none"),
+        ((8, 20, 3), "none"),
+        ((9, 9, 1), "light"),
+        ((28, 28, 1), "light"),
+        ((32, 32, 1), "light"),
+        ((32, 33, 1), "medium"),
+        ((9, 9, 3), "medium"),
+        ((64, 64, 3), "medium"),
+    ],
+)
+def test_auto_is_what_the_pictures_bear(shape, name):
+    auto = resolve(sets=["augment.preset=auto"]).recipe
+    found, why = preset(auto, Sized(*shape))
+    assert found == name
+    assert f"{shape[0]}x{shape[1]} pixels" in why
+    assert preset(resolve(sets=["augment.preset=strong"]).recipe, Sized(*shape))[0] == "strong"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("side", "found"), [(8, "none"), (28, "light")])
+def test_presets_of_recipes_choose_from_the_data_and_say_why(name, side, found):
+    heard = Hearing()
+    resolved = resolve(preset=name, sets=["data.path=digits", f"data.image_size=[{side}, {side}]"])
+    assert resolved.origin["augment.preset"] == f"preset {name}"
+    resolved = chosen(check(resolved.recipe), resolved, heard)[1]
+    assert resolved.recipe.augment.preset == found
+    assert resolved.origin["augment.preset"] == "chosen from the data"
+    [note] = heard.notes
+    assert note.startswith(f"augment.preset={found}: {side}x{side} pixels ")
+
+
+def test_auto_keeps_the_switches():
+    small = type("Small", (Coloured,), {"image_shape": (9, 9, 3)})()
+    assert names(small, "preset=auto") == names(small, "preset=medium")
+    assert names(Coloured(), "preset=auto") == []  # 8x8: no flips either
+    assert names(Coloured(), "preset=auto", "mixup=0.2", "horizontal_flip=on") == ["Flip", "MixUp"]
+    assert "Flip" not in names(Sized(9, 9, 1), "preset=auto")
+
+
 def test_grey_pictures_keep_their_side_and_have_no_colours():
     """5.1: characters must not be turned left to right."""
     assert names(Pictures(), "preset=light") == ["RandomCrop"]
@@ -97,13 +158,32 @@ def test_without_mixing():
     kept = [type(part).__name__ for part in strong.without_mixing().stack.parts]
     assert kept == names(Coloured(), "preset=strong", "mixup=0", "cutmix=0")
     assert made(Coloured(), "mixup=0.2").without_mixing() is None
+    light = made(Coloured(), "preset=light")
+    assert light.without_mixing() is light
+
+
+@pytest.mark.parametrize(
+    ("epochs", "off_last", "mixed"), [(10, 5, 5), (10, 0, 10), (10, 9, 1), (3, 5, 1), (1, 1, 1)]
+)
+def test_mixing_ends_before_training_but_not_before_it_begins(epochs, off_last, mixed):
+    heard, recipe = Hearing(), resolve(sets=[f"augment.off_last_epochs={off_last}"]).recipe
+    strong = made(Coloured(), "preset=strong")
+    of_epoch = by_epoch(strong, recipe, epochs, heard)
+    found = [of_epoch(epoch) for epoch in range(epochs)]
+    assert [one is strong for one in found] == [True] * mixed + [False] * (epochs - mixed)
+    assert not any("OneOf" in str(one) for one in found[mixed:])
+    assert len(heard.notes) == (off_last >= epochs)
+    light = made(Coloured(), "preset=light")
+    assert by_epoch(light, recipe, epochs, heard)(epochs - 1) is light
+    assert by_epoch(None, recipe, epochs, heard) is None
+    assert len(heard.notes) == (off_last >= epochs)  # nothing is said where nothing is mixed
 
 
 @pytest.mark.parametrize("dataset", [Pictures(), Coloured()], ids=["grey", "colours"])
 def test_every_preset_runs(dataset):
     x, y = dataset.arrays("train")
-    for preset in ("light", "medium", "strong"):
-        pictures, labels = made(dataset, f"preset={preset}")(
+    for name in ("light", "medium", "strong"):
+        pictures, labels = made(dataset, f"preset={name}")(
             tf.constant(x, tf.float32), tf.one_hot(y, 3), tf.constant([1, 2])
         )
         assert pictures.shape == x.shape
