@@ -21,6 +21,7 @@ _UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
+_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     _remove_orphans(path)
     try:
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             _replace(partial, path)
@@ -99,13 +100,16 @@ def owned(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: If another process works in it.
     """
-    lock = folder / ".lock"
-    with _explained(folder):
+    lock = folder / _LOCK
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = lock.open("a+", encoding="utf-8")
     with file:
         try:
             _lock(file)
+            # Else its owner has removed it since it was opened, and the next one makes another.
+            if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                raise BlockingIOError
         except OSError:
             raise UsageError(
                 "Another process works in this folder",
@@ -119,19 +123,33 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Says which place cannot be written."""
+def explained(path: Path) -> Iterator[None]:
+    """Says which place cannot be written, where that is what went wrong.
+
+    Raises:
+        CnnkitError: If so.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
+    except Exception as error:
+        reason = _unwritable(error)
+        if not reason:
             raise
         raise CnnkitError(
             "Cannot write",
             where=path,
-            received=error.strerror or str(error),
+            received=reason,
             todo="free some space or choose another place; what stood there is untouched",
         ) from error
+
+
+def _unwritable(error: Exception) -> str:
+    """Returns why something cannot be written, or ""."""
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)) if error.errno in _UNWRITABLE else ""
+    # TensorFlow raises the same error where a disk is full and where a memory is.
+    full = os.strerror(errno.ENOSPC)
+    return full if type(error).__name__ == "ResourceExhaustedError" and full in str(error) else ""
 
 
 def _lock(file: IO[str]) -> None:
@@ -157,7 +175,7 @@ def require_free(path: Path, marker: str, *, overwrite: bool = False) -> None:
     Raises:
         UsageError: If something else is there, or it may not be overwritten.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(map(_remains, path.iterdir()))):
         return
     ours = (path / marker).is_file()
     if overwrite and ours:
@@ -168,6 +186,18 @@ def require_free(path: Path, marker: str, *, overwrite: bool = False) -> None:
         expected=f"a new place, or with --overwrite a folder that has {marker}",
         todo="choose another place with --out" + (", or add --overwrite" if ours else ""),
     )
+
+
+def _remains(path: Path) -> bool:
+    """Returns whether this is all that a process leaves that was killed as it began."""
+    return path.name == _LOCK or path.match(".*.partial-*")
+
+
+def clear(folder: Path) -> None:
+    """Removes what is in a folder that this process owns."""
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            remove(path)
 
 
 def write_text(path: Path, text: str) -> Path:

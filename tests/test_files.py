@@ -10,6 +10,7 @@ import pytest
 
 from cnnkit import files
 from cnnkit.errors import CnnkitError
+from cnnkit.errors import UsageError
 
 
 def inside(folder):
@@ -147,3 +148,68 @@ def test_the_current_folder(tmp_path, monkeypatch):
         partial.mkdir()
         (partial / "a").write_text("whole")
     assert (tmp_path / "here" / "a").read_text() == "whole"
+
+
+def test_a_folder_has_one_owner(tmp_path):
+    run = tmp_path / "run"
+    with files.owned(run):
+        with (
+            pytest.raises(UsageError, match="Another process works in this folder"),
+            files.owned(run),
+        ):
+            pass
+        assert inside(run) == [".lock"]
+    assert inside(run) == []
+    with files.owned(run):
+        pass
+
+
+def test_a_lock_that_was_taken_away_is_no_lock(tmp_path):
+    """The second process has opened it when the first ends, and locks what nobody else can see."""
+    code = (
+        "import fcntl, pathlib, sys\n"
+        "from cnnkit import errors, files\n"
+        "lock, flock = pathlib.Path(sys.argv[1], '.lock'), fcntl.flock\n"
+        "def late(*arguments):\n"
+        "    lock.unlink()\n"
+        "    flock(*arguments)\n"
+        "fcntl.flock = late\n"
+        "try:\n"
+        "    with files.owned(lock.parent):\n"
+        "        sys.exit('owned')\n"
+        "except errors.UsageError as error:\n"
+        "    sys.exit(str(error)[:23])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.stderr == "Another process works i\n"
+
+
+def test_what_is_left_of_a_process_that_was_killed_as_it_began_is_nothing(tmp_path):
+    for name in (".lock", ".environment.partial-7.json"):
+        (tmp_path / name).touch()
+        files.require_free(tmp_path, "environment.json")
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(UsageError, match="There is something already"):
+        files.require_free(tmp_path, "environment.json", overwrite=True)
+
+
+def test_clears_all_but_the_lock(tmp_path):
+    with files.owned(tmp_path):
+        files.write_text(tmp_path / "checkpoints" / "state.json", "{}")
+        files.write_text(tmp_path / "config.toml", "")
+        files.clear(tmp_path)
+        assert inside(tmp_path) == [".lock"]
+
+
+def test_a_full_disk_is_no_full_memory(tmp_path):
+    """TensorFlow raises its error of a full memory, here from a device that is always full."""
+    import tensorflow as tf
+
+    def write():
+        with files.explained(tmp_path), tf.io.gfile.GFile("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+
+    with pytest.raises(CnnkitError, match="No space left on device"):
+        write()
+    with pytest.raises(tf.errors.ResourceExhaustedError), files.explained(tmp_path):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")

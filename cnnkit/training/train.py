@@ -179,9 +179,11 @@ def train(
         reporter: Told about every step.
 
     Raises:
-        UsageError: If there is something at `out`, or the recipe does not fit the data.
+        UsageError: If there is something at `out`, or another process works there, or the recipe
+            does not fit the data.
         DataError: If the data cannot be used.
         DivergedError: If the loss became NaN; the last good weights are in `out`.
+        CnnkitError: If `out` cannot be written; `resume` goes on from the last epoch.
     """
     out, reporter = Path(out), reporter or Reporter()
     resolved = recipe if isinstance(recipe, Resolved) else Resolved.of(recipe or Recipe())
@@ -197,10 +199,11 @@ def train(
         dataset, resolved = chosen(manifest, resolved, reporter)
         recipe = resolved.recipe
         training = Training(dataset, recipe, reporter, mesh)
-        if mesh.chief:
-            files.remove(out)
         with files.owned(out) if mesh.chief else contextlib.nullcontext():
             if mesh.chief:
+                # Again: another may have trained here while the pictures were checked.
+                files.require_free(out, ENVIRONMENT, overwrite=overwrite)
+                files.clear(out)
                 _begin(out, manifest, resolved)
             size = "x".join(map(str, dataset.image_shape))
             reporter.step(f"training {recipe.model.name} on {size} pictures")
@@ -286,7 +289,8 @@ class Training:
         while True:
             look = self._monitor()
             try:
-                history = self._fit(folder, resume, look)
+                with files.explained(folder):  # what TensorBoard writes, too
+                    history = self._fit(folder, resume, look)
                 break
             except Exception as error:
                 batch_size = self.recipe.train.batch_size or 1

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from cnnkit import files
 from cnnkit.data import DIGITS
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
@@ -113,6 +114,29 @@ def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
     assert not (new.folder / "report.html").exists()
     for a, b in zip(old.model().get_weights(), new.model().get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)  # equal recipes give equal runs
+
+
+def test_a_folder_that_another_process_works_in_is_left_alone(run):
+    before = sorted(run.folder.rglob("*"))
+    with files.owned(run.folder):
+        for overwrite, reason in ((False, "--overwrite"), (True, "Another process works")):
+            with pytest.raises(UsageError, match=reason):
+                train(DIGITS, out=run.folder, overwrite=overwrite)
+    assert sorted(run.folder.rglob("*")) == before
+
+
+def test_one_of_two_that_begin_at_once_is_refused(tmp_path):
+    """The other has trained in the folder while the pictures were checked, and is done."""
+
+    class Other(Reporter):
+        def step(self, text):
+            if text.startswith("checking"):
+                files.write_text(tmp_path / "run" / "environment.json", "{}")
+
+    recipe = resolve(sets=["model.name=lenet300", "model.width=0.1"])
+    with pytest.raises(UsageError, match="There is something already"):
+        train(DIGITS, recipe, tmp_path / "run", reporter=Other())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["environment.json"]
 
 
 def test_a_diverged_run_has_weights_but_no_model(tmp_path):
