@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import keras
 
     from cnnkit.data import Dataset
+    from cnnkit.training.augment import Augmenter
     from cnnkit.training.recipe import Compress
     from cnnkit.training.recipe import Recipe
     from cnnkit.training.reporter import Reporter
@@ -52,8 +54,8 @@ class PassData:
         x: Raw training pixels `(n, height, width, channels)` float32, or None without data.
         y: Their labels, or None.
         recover: Fine-tunes a model as the recipe says, under its teacher if it names one, and
-            returns it; without data it returns it as it is. The invariants of earlier passes are
-            kept.
+            returns it; without data it returns it as it is. Classes are seen and weighed, and
+            pictures augmented, as in training. The invariants of earlier passes are kept.
         train: The same with keyword arguments of `cnnkit.training.fit.fit` that differ from the
             recipe's, such as `epochs`, `lr`, `callbacks`, `keep_best`.
         original: The model before the first pass, to be used as a teacher; or None.
@@ -216,6 +218,9 @@ def _trainer(
     invariants: Sequence[Invariant],
     reporter: Reporter,
 ) -> Callable[..., keras.Model]:
+    from cnnkit.training import imbalance
+    from cnnkit.training.augment import augmenter
+    from cnnkit.training.augment import by_epoch
     from cnnkit.training.fit import fit
     from cnnkit.training.objective import beyond_logits
     from cnnkit.training.objective import loss_of
@@ -233,6 +238,7 @@ def _trainer(
         "unfreeze": "all",
         "warmup_epochs": 0,
         "loss": None if dataset is None else loss_of(recipe, dataset),
+        "sampler": None if dataset is None else imbalance.sampler(recipe, dataset),
         "patience": recipe.guard.patience,
         "reporter": reporter,
     }
@@ -250,10 +256,22 @@ def _trainer(
             reporter.warn(f"fine-tuning does not learn by {special}: {error}")
             return None
 
+    @cache
+    def augmented(dataset: Dataset) -> Augmenter | None:
+        made = augmenter(recipe, dataset)
+        chosen, why = imbalance.method(recipe, dataset)
+        if chosen != "none":
+            reporter.note(f"fine-tuning: {why}")
+        if made:
+            reporter.note(f"fine-tuning: augmented by {made}")
+        return made
+
     def train(model: keras.Model, **changes: Any) -> keras.Model:
         arguments = {**defaults, **changes}
         if dataset is not None and arguments["epochs"]:
-            arguments["wrap"] = wrap(model, dataset, arguments["epochs"])
+            epochs = arguments["epochs"]
+            arguments["wrap"] = wrap(model, dataset, epochs)
+            arguments["augment"] = by_epoch(augmented(dataset), recipe, epochs, reporter)
             kept = filter(None, (invariant.keeper(model) for invariant in invariants))
             callbacks = [*arguments.pop("callbacks", ()), *kept]
             fit(model, dataset, callbacks=callbacks, **arguments)

@@ -372,7 +372,8 @@ class Compress(_Section):
 
     Args:
         passes: In order, each as `name:key=value,key=value`.
-        finetune_epochs: After each pass; 0 leaves it out, None takes as many as the training.
+        finetune_epochs: After each pass, with `imbalance` and `augment` as in the training; 0
+            leaves it out, None takes as many as the training.
         finetune_lr: Learning rate of these epochs at its highest; None takes the training's.
         teacher: Whose answers these epochs also learn: "original" is the model before the first
             pass; else a `.keras` file or a run folder; "none" leaves them out.

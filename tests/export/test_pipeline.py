@@ -7,10 +7,12 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
 from cnnkit.training import Run
+from cnnkit.training import imbalance
 from cnnkit.training.recipe import resolve
 from cnnkit.training.reporter import Reporter
 from export import ledger
@@ -178,6 +180,68 @@ def test_what_finetuning_cannot_minimise_is_told(subject):
     compress(replace(subject, recipe=chosen), ["qat"], reporter=told)
     (text,) = told.warnings
     assert text.startswith("fine-tuning does not learn by loss.center_weight=0.1: The loss needs a")
+
+
+class Seen(keras.losses.Loss):
+    """The cross-entropy, which counts the labels, and how sure the least sure of them is."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels, self.least = tf.Variable(tf.zeros(3)), tf.Variable(1.0)
+
+    def call(self, y, h):
+        self.labels.assign_add(tf.reduce_sum(y, 0))
+        self.least.assign(tf.minimum(self.least, tf.reduce_min(tf.reduce_max(y, 1))))
+        return keras.losses.categorical_crossentropy(y, h, from_logits=True)
+
+
+def seen(subject, told, *sets, epochs=3):
+    """Returns how often fine-tuning sees each class in an epoch, and its least sure label."""
+    step, seen = Does(copy), Seen()
+    compress(replace(subject, recipe=recipe(*sets, finetune_epochs=0)), [step], reporter=told)
+    step.seen.train(copy(subject.model), epochs=epochs, loss=seen)
+    validated = np.bincount(subject.dataset.labels("val"), minlength=3)
+    return seen.labels.numpy() / epochs - validated, float(seen.least)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """The network with pictures of which one class has few."""
+    x, y = corners.pictures(300)
+    kept = np.sort(np.concatenate([np.flatnonzero(y == c)[:n] for c, n in enumerate((8, 80, 80))]))
+    path = tmp_path_factory.mktemp("data") / "uneven.npz"
+    np.savez(path, x=x[kept], y=np.array(corners.LABELS)[y[kept]])
+    return corners.subject(path)
+
+
+def test_finetuning_sees_a_rare_class_as_often_as_training_does(uneven):
+    """12.1"""
+    counts, told = np.bincount(uneven.dataset.labels("train")), Told()
+    assert counts.tolist() == [6, 56, 56]
+    as_they_are, _ = seen(uneven, told, "imbalance.method=none")
+    np.testing.assert_allclose(as_they_are, counts)
+    assert told.notes == []
+    balanced, _ = seen(uneven, told)
+    drawn = [
+        np.bincount(uneven.dataset.labels("train")[imbalance.sampler(recipe(), uneven.dataset)(e)])
+        for e in range(3)
+    ]
+    np.testing.assert_allclose(balanced, np.mean(drawn, 0), rtol=1e-5)
+    assert balanced.min() > 3 * counts.min()
+    assert any("fine-tuning: the largest class has" in note for note in told.notes)
+
+
+def test_finetuning_augments_as_training_does(subject):
+    """5.1: mixed pictures have mixed labels."""
+    told = Told()
+    mixed = ("augment.mixup=1", "augment.off_last_epochs=1")
+    assert seen(subject, told)[1] == 1
+    assert told.notes == []
+    assert seen(subject, told, *mixed)[1] < 0.8
+    assert told.notes == ["fine-tuning: augmented by MixUp(alpha=1.0)"]
+    told.notes.clear()
+    assert seen(subject, told, *mixed, epochs=1)[1] < 0.8
+    assert told.notes[1].startswith("augment.off_last_epochs=1 leaves none of 1 epochs")
 
 
 def test_no_passes_measure_the_model_only(no_finetuning):
