@@ -9,15 +9,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# oneDNN's kernels in TensorFlow 2.21 write past their memory in the gradient of convolutions, for
-# example of a 1x1 one with stride 2 (https://github.com/tensorflow/tensorflow/issues/117700): with
-# AVX-512, and with AVX2 in a ResNet-20 of a quarter of the width, training dies with `free():
-# invalid next size` or `corrupted double-linked list`. So oneDNN stays off, although a ResNet-8
-# trains up to twice as fast with it. TensorFlow reads this when it is imported; where that has
-# been, oneDNN reads the other one on its first use and keeps to kernels that do not. Values of the
-# user's stay.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "SSE41")
+# oneDNN's kernels of 1x1 convolutions with strides write past their memory, in TensorFlow 2.21 with
+# AVX2 as with AVX-512 (https://github.com/tensorflow/tensorflow/issues/117700): training ends with
+# `free(): invalid next size`, or goes on with wrong numbers. Its kernels for AVX do not, and train
+# up to twice as fast as TensorFlow without oneDNN, which it is on some processors. TensorFlow reads
+# the first when it is imported, oneDNN the second on its first use. Values of the user's stay.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
 
 _SUBPACKAGES = (
     "analysis",
