@@ -1,6 +1,6 @@
 """The smallest LeNets that read MNIST: LeNet-5-Caffe without nearly all of its filters, in int8.
 
-    CNNKIT_DATA=mnist TF_ENABLE_ONEDNN_OPTS=1 python -m benchmarks.tiny        # an hour of a core
+    CNNKIT_DATA=mnist python -m benchmarks.tiny        # an hour of a core
     CNNKIT_DATA=mnist python -m benchmarks.tiny --records lenet_6kb --bundles saved_models
 
 `CNNKIT_DATA` is a folder with the four IDX files. What was trained before is not trained again
@@ -67,7 +67,7 @@ LEARNING: dict[str, Any] = {"batch_size": 256, "lr": 6e-3, "weight_decay": 0.0}
 FORMATS = ("tflite-int8", "onnx-int8")
 FRESH = "_fresh"
 SECONDS = "seconds.json"
-COMMAND = "CNNKIT_DATA=mnist TF_ENABLE_ONEDNN_OPTS=1 python -m benchmarks.tiny --records {}"
+COMMAND = "CNNKIT_DATA=mnist python -m benchmarks.tiny --records {}"
 HEAD = """# LeNets of a few thousand parameters on MNIST
 
 Made by `python -m benchmarks.tiny`, whose text says how. Widths are those of conv1, conv2 and fc1;
