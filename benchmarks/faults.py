@@ -204,7 +204,7 @@ def full_disk() -> Rows:
     """A disk that is too small, one that fills up, and an export onto a full one."""
     small, filled, bundle = (disks.mount(name, size) for name, size in DISKS.items())
     done = cnnkit("train", "data", *TRAIN, "--out", small / "run")
-    yield _stopped(f"`cnnkit train` onto a disk of {DISKS['small']}B", done, small / "run")
+    yield _stopped("`cnnkit train` onto a disk of 1.8 MB", done, small / "run")
     disks.enlarge(small, "64m")
     yield _resumed("the disk made larger", small / "run")
 
@@ -234,7 +234,7 @@ def full_disk() -> Rows:
 
 
 # The first holds the state of one epoch and not of two.
-DISKS = {"small": "1800k", "filled": "16m", "bundle": "16m"}
+DISKS = {"small": "1800000", "filled": "16m", "bundle": "16m"}
 
 
 def half(folder: Path) -> list[Path]:
@@ -347,8 +347,8 @@ def clock() -> Rows:
         done = finish(child)
         codes.append(done.code)
     events = map(json.loads, (run / "events.jsonl").read_text(encoding="utf-8").splitlines())
-    days = [round((event["time"] - time.time()) / DAY) for event in events]
-    jumps = [day for k, day in enumerate(days) if k == 0 or day != days[k - 1]]
+    told_by = [round((event["time"] - time.time()) / DAY) for event in events]
+    jumps = [day for k, day in enumerate(told_by) if k == 0 or day != told_by[k - 1]]
     yield row(
         "`kill -9`, `cnnkit resume` a day later by the clock and killed too, then a day before the "
         "first; times of pictures and run moved as well",
@@ -379,14 +379,20 @@ def prepare() -> None:
     Path(f"{WHOLE}.cpu").write_text(f"{seconds}")
 
 
-def write(known: dict[str, list[dict[str, Any]]]) -> None:
-    """Writes what is known, and the table."""
-    files.write_json(PLACE.with_suffix(".json"), known)
+def known() -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows of each test that has been made."""
+    kept = PLACE.with_suffix(".json")
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+
+
+def write(rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Writes the rows of each test, and the table."""
+    files.write_json(PLACE.with_suffix(".json"), rows)
     lines = [
         f"| {r['done']} | {r['expected']} | {r['seen'].replace('|', '/')} | "
         f"{', '.join(map(str, r['codes']))} | {r['seconds']:.0f} | {'ok' if r['ok'] else 'NOT'} |"
         for name in TESTS
-        for r in known.get(name, [])
+        for r in rows.get(name, [])
     ]
     files.write_text(PLACE.with_suffix(".md"), HEAD + "\n".join(lines) + "\n")
 
@@ -402,9 +408,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.apart:
         again = [sys.executable, "-m", "benchmarks.faults", "--apart", *args.names]
         return subprocess.run([*disks.APART, *again], check=False).returncode
-    kept = PLACE.with_suffix(".json")
-    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    todo = args.names or [name for name in TESTS if name not in known]
+    todo = args.names or [name for name in TESTS if name not in known()]
     home = Path.cwd()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         os.chdir(place)
@@ -416,10 +420,9 @@ def main(argv: list[str] | None = None) -> int:
                 rows.append(found)
                 sys.stdout.write(f"{json.dumps(found)}\n")
                 sys.stdout.flush()
-            known[name] = rows
-            write(known)
+            write({**known(), name: rows})
         os.chdir(home)
-    return int(not all(found["ok"] for rows in known.values() for found in rows))
+    return int(not all(found["ok"] for rows in known().values() for found in rows))
 
 
 if __name__ == "__main__":
