@@ -47,6 +47,13 @@ Model = Annotated[
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Tries all of it in two epochs of two batches, in folders of its own.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replaces what is there.")]
 Formats = Annotated[
     list[str] | None,
@@ -112,11 +119,11 @@ def bundle_folder(given: Path | None, name: str, overwrite: bool) -> Path:
     return path
 
 
-def name_of(data: str) -> str:
-    """Returns a short name for what is made from `data`."""
+def name_of(data: str, dry_run: bool = False) -> str:
+    """Returns a short name for what is made from `data`, another one for what a dry run makes."""
     from export.subject import safe_name
 
-    return safe_name(Path(data).resolve().stem)
+    return safe_name(Path(data).resolve().stem) + ("-dry-run" if dry_run else "")
 
 
 def seen(runnable: Runnable, tta: int, flip: bool | None) -> Runnable:

@@ -193,6 +193,7 @@ def write(
         CnnkitError: If `out` cannot be written.
     """
     from cnnkit.models.saving import save_model
+    from cnnkit.training.dry_run import TOLD
     from cnnkit.training.recipe import to_toml
     from cnnkit.training.reporter import Reporter
     from export.subject import Subject
@@ -211,7 +212,8 @@ def write(
             notes += [f"int8: {problem}" for problem in found]
             for note in notes:
                 reporter.warn(note)
-    gates = Gates(options.max_drop, options.max_size)
+    dry = subject.recipe.guard.dry_run
+    gates = Gates(options.max_drop, options.max_size, dry)
     pictures = _synthetic(model) if dataset is None else compared(model, dataset)
     with files.replacing(Path(out)) as folder:
         save_model(model, folder / Bundle.KERAS)
@@ -256,7 +258,7 @@ def write(
             "gates": vars(gates),
             "verified_on": f"{len(pictures.x)} "
             + ("synthetic pictures, for want of data" if dataset is None else "pictures"),
-            "notes": [*subject.notes, *notes],
+            "notes": [*([TOLD] if dry else []), *subject.notes, *notes],
             "ledger": [
                 r.to_dict()
                 for r in rows or read_ledger(subject.origin) or [_model_row(subject, pictures)]

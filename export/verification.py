@@ -108,10 +108,13 @@ class Gates:
     Attributes:
         max_drop: Largest loss of accuracy against the Keras model, as a fraction.
         max_size: Largest size in bytes, or None.
+        dry_run: Whether the model has learned nothing: classes that are all as likely change places
+            by rounding, and agreement is asked of no file.
     """
 
     max_drop: float = 0.01
     max_size: int | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def _breach(found: Judged, limit: Limit, gates: Gates) -> str:
         return "gives NaN or infinity"
     if limit.max_abs is not None and max_abs > limit.max_abs:
         return f"differs from the Keras model by {max_abs:.2g}, limit {limit.max_abs:g}"
-    if 1.0 - agreement > max(1.0 - limit.agreement, one):
+    if not gates.dry_run and 1.0 - agreement > max(1.0 - limit.agreement, one):
         return f"agrees with the Keras model on {agreement:.1%}, limit {limit.agreement:.0%}"
     if found.drop is not None and found.drop - (found.drop_error or 0.0) > gates.max_drop + 1e-9:
         return f"loses {found.drop:.4f} of accuracy, export.max_drop is {gates.max_drop:g}"

@@ -28,12 +28,21 @@ def run(
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="The run folder. [default: runs/NAME]")
     ] = None,
+    dry_run: arguments.DryRun = False,
     overwrite: arguments.Overwrite = False,
 ) -> None:
     """Checks, trains, compresses, exports, verifies and reports."""
-    resolved = arguments.resolve(data, config, preset, sets, model__name=model, train__seed=seed)
+    resolved = arguments.resolve(
+        data,
+        config,
+        preset,
+        sets,
+        model__name=model,
+        train__seed=seed,
+        guard__dry_run=dry_run or None,
+    )
     recipe = resolved.recipe
-    name = arguments.name_of(recipe.data.path)
+    name = arguments.name_of(recipe.data.path, recipe.guard.dry_run)
     bundle_place = arguments.bundle_folder(out, name, overwrite)
     folder = arguments.run_folder(run_folder, name, overwrite)
     printer = console.Printer(4)

@@ -39,6 +39,7 @@ def train(
         str | None, typer.Option(help="Weights to begin with: a file, a run folder, or imagenet.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. [default: runs/NAME]")] = None,
+    dry_run: arguments.DryRun = False,
     overwrite: arguments.Overwrite = False,
 ) -> None:
     """Trains a network and leaves a run folder."""
@@ -53,10 +54,11 @@ def train(
         device__mixed_precision=mixed_precision,
         device__strategy=strategy,
         guard__time_limit=time_limit,
+        guard__dry_run=dry_run or None,
         model__pretrained=pretrained,
     )
-    path = resolved.recipe.data.path
-    folder = arguments.run_folder(out, arguments.name_of(path), overwrite)
+    path, dry_run = resolved.recipe.data.path, resolved.recipe.guard.dry_run
+    folder = arguments.run_folder(out, arguments.name_of(path, dry_run), overwrite)
     printer = console.Printer(1)
     printer.stage(f"training on {path}")
     with console.hushed(), resumable(folder):
@@ -88,7 +90,8 @@ def show(run: Run) -> None:
     model = run.model()
     scores = evaluate(lambda x: predict_keras(model, x), run.dataset())
     console.table(
-        f"{run.folder}: {model.count_params()} parameters",
+        f"{run.folder}: {model.count_params()} parameters"
+        + (", a dry run" if run.recipe.guard.dry_run else ""),
         ["test accuracy", "95 % interval", "macro F1", "95 % interval", "majority class"],
         [
             [

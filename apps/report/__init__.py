@@ -14,6 +14,7 @@ import numpy as np
 from apps.report import charts
 from cnnkit import files
 from cnnkit.analysis import curves
+from cnnkit.training.dry_run import TOLD
 from export import formats
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Pa
             manifest=manifest,
             focus=focus,
             scores=scores,
-            verdict=_verdict(scores, focus),
+            verdict=("unknown", f"This is {TOLD}.")
+            if subject.recipe.guard.dry_run
+            else _verdict(scores, focus),
             warnings=_warnings(manifest, subject, scores, told),
             curves=history and charts.curves(history),
             findings=findings,

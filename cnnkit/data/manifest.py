@@ -215,6 +215,15 @@ class Manifest(pydantic.BaseModel, extra="forbid"):
         """Returns the items of one split, in the order of the manifest."""
         return [item for item in self.items if item.split == split]
 
+    def few(self, split: str, n: int) -> list[Item]:
+        """Returns `n` items of a split, evenly spaced, and one of each class that these lack."""
+        items = self.select(split)
+        n = min(n, len(items))
+        chosen = {k * len(items) // n for k in range(n)}
+        first = {item.label: k for k, item in reversed([*enumerate(items)])}
+        lacking = first.keys() - {items[k].label for k in chosen}
+        return [items[k] for k in sorted(chosen | {first[label] for label in lacking})]
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Returns the number of pictures of each class in each split."""
         return counts(self.classes, self.items)

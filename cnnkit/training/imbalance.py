@@ -10,6 +10,9 @@ import numpy as np
 from cnnkit.data import sampling
 from cnnkit.errors import UsageError
 from cnnkit.losses import class_weights
+from cnnkit.training import dry_run
+from cnnkit.training.pipeline import batch_size_for
+from cnnkit.training.pipeline import order
 
 if TYPE_CHECKING:
     from cnnkit.data import Dataset
@@ -47,10 +50,14 @@ def sampler(recipe: Recipe, dataset: Dataset) -> Callable[[int], np.ndarray] | N
     None leaves them as they are: each of them once. All epochs are equally long, but not all as
     long as there are pictures.
     """
-    chosen, labels, seed = method(recipe, dataset)[0], dataset.labels("train"), recipe.train.seed
-    if chosen not in sampling.SAMPLERS:
-        return None
-    return lambda epoch: sampling.SAMPLERS[chosen](labels, seed, epoch)
+    labels, seed = dataset.labels("train"), recipe.train.seed
+    choose = sampling.SAMPLERS.get(method(recipe, dataset)[0])
+    if recipe.guard.dry_run:
+        n = dry_run.BATCHES * (recipe.train.batch_size or batch_size_for(len(labels)))
+        if choose is None:
+            return lambda epoch: order(seed, epoch, len(labels))[:n]
+        return lambda epoch: choose(labels, seed, epoch)[:n]
+    return choose and (lambda epoch: choose(labels, seed, epoch))
 
 
 def epoch_length(recipe: Recipe, dataset: Dataset) -> int:

@@ -359,12 +359,15 @@ class Guard(_Section):
         on_nan: `rollback` goes back to the last finite epoch and on at half the rate; `stop` ends.
         max_rollbacks: How often, before the training ends.
         time_limit: Seconds, or a text such as "30m", after which training ends with its epoch.
+        dry_run: Whether all that a run does is tried in two epochs of two batches, with few
+            pictures of each split; no file is then refused for its answers.
     """
 
     patience: Positive = 15
     on_nan: Literal["rollback", "stop"] = "rollback"
     max_rollbacks: Count = 3
     time_limit: Seconds = None
+    dry_run: bool = False
 
 
 class Compress(_Section):
@@ -469,6 +472,18 @@ class Resolved:
         return cls(
             recipe, {k: "default" if v == default[k] else "--set" for k, v in values.items()}
         )
+
+    def updated(self, source: str, **sections: dict[str, Any]) -> Resolved:
+        """Returns the recipe with other values; `source` is the origin of those that differ."""
+        before, after = flat(to_dict(self.recipe)), flat(sections)
+        differ = [key for key, value in after.items() if before[key] != value]
+        recipe = self.recipe.model_copy(
+            update={
+                name: getattr(self.recipe, name).model_copy(update=values)
+                for name, values in sections.items()
+            }
+        )
+        return Resolved(recipe, {**self.origin, **dict.fromkeys(differ, source)})
 
 
 def resolve(

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 
 from cnnkit.data import Dataset
-from cnnkit.data import Manifest
 from cnnkit.data import pictures
 from cnnkit.data.dataset import contents
 from cnnkit.training import unfreezing
@@ -106,7 +105,8 @@ def measure(recipe: Recipe, *, steps: int = 50, reporter: Reporter | None = None
     manifest = check(recipe, reporter)
     training = len(manifest.select("train"))
     batch_size = recipe.train.batch_size or batch_size_for(training)
-    dataset = load(_some(manifest, steps * batch_size), recipe)
+    few = manifest.few("train", steps * batch_size)
+    dataset = load(manifest.model_copy(update={"items": few}), recipe)
     if recipe.model.name == "auto":
         named = recipe.model.model_copy(update={"name": choose(dataset.image_shape)})
         recipe = recipe.model_copy(update={"model": named})
@@ -140,13 +140,6 @@ def measure(recipe: Recipe, *, steps: int = 50, reporter: Reporter | None = None
         step,
         whole,
     )
-
-
-def _some(manifest: Manifest, n: int) -> Manifest:
-    """Returns the manifest with `n` training pictures at most, of all classes, and no others."""
-    items = manifest.select("train")
-    chosen = np.unique(np.linspace(0, len(items) - 1, min(n, len(items))).astype(int))
-    return manifest.model_copy(update={"items": [items[k] for k in chosen]})
 
 
 def _files(dataset: Dataset) -> dict[str, float]:

@@ -30,6 +30,7 @@ from cnnkit.errors import UsageError
 from cnnkit.models import applications
 from cnnkit.models.saving import load_model
 from cnnkit.models.saving import save_model
+from cnnkit.training import dry_run
 from cnnkit.training import imbalance
 from cnnkit.training import similarity
 from cnnkit.training import unfreezing
@@ -189,7 +190,7 @@ def train(
     resolved = recipe if isinstance(recipe, Resolved) else Resolved.of(recipe or Recipe())
     if data is not None:
         path = data.path if isinstance(data, sources.Manifest) else str(data)
-        resolved = _with(resolved, "argument", data={"path": path})
+        resolved = resolved.updated("argument", data={"path": path})
     if not resolved.recipe.data.path:
         raise UsageError("No data given", expected="`data`, or data.path in the recipe")
     with devices(resolved.recipe.device.strategy) as mesh:
@@ -197,6 +198,7 @@ def train(
             files.require_free(out, ENVIRONMENT, overwrite=overwrite)
         manifest = data if isinstance(data, sources.Manifest) else check(resolved.recipe, reporter)
         dataset, resolved = chosen(manifest, resolved, reporter)
+        manifest = dataset.manifest
         recipe = resolved.recipe
         training = Training(dataset, recipe, reporter, mesh)
         with files.owned(out) if mesh.chief else contextlib.nullcontext():
@@ -323,6 +325,8 @@ class Training:
         guard, chief = self.recipe.guard, self.mesh.chief
         reporter = Journal(folder / EVENTS, self.reporter) if chief else self.reporter
         boards = _boards(folder) if chief else []
+        if self.recipe.guard.dry_run:
+            reporter.warn(dry_run.TOLD)
         return fit(
             self.model,
             self.dataset,
@@ -401,28 +405,31 @@ def chosen(
     """Opens the pictures, and chooses what the recipe leaves open, such as network and rate."""
     recipe, reporter = resolved.recipe, reporter or Reporter()
     if recipe.model.name.startswith(models.APPLICATIONS) and recipe.data.channels is None:
-        resolved = _with(resolved, "chosen for the model", data={"channels": 3})
+        resolved = resolved.updated("chosen for the model", data={"channels": 3})
         recipe = resolved.recipe
     dataset = load(manifest, recipe)
     height, width, channels = dataset.image_shape
     name, given = recipe.model.name, recipe.train
+    batch_size = given.batch_size or batch_size_for(len(dataset.labels("train")))
     augment, why = preset(recipe, dataset)
     if augment != recipe.augment.preset:
         reporter.note(f"augment.preset={augment}: {why}")
-    resolved = _with(
-        resolved,
+    resolved = resolved.updated(
         "chosen from the data",
         data={"image_size": [height, width], "channels": channels},
         model={"name": choose(dataset.image_shape) if name == "auto" else name},
         train={
-            "batch_size": given.batch_size or batch_size_for(len(dataset.labels("train"))),
+            "batch_size": batch_size,
             "lr": given.lr or RATES[given.optimizer],
         },
         augment={"preset": augment},
     )
+    if recipe.guard.dry_run:
+        resolved = dry_run.shortened(resolved)
+        dataset = load(dry_run.few(manifest, batch_size), resolved.recipe)
     if given.unfreeze == unfreezing.AUTO:
         plan = _unfrozen(dataset, resolved.recipe, reporter)
-        resolved = _with(resolved, "chosen from the data", train={"unfreeze": plan})
+        resolved = resolved.updated("chosen from the data", train={"unfreeze": plan})
     return dataset, resolved
 
 
@@ -505,19 +512,6 @@ def environment(seed: int) -> dict[str, Any]:
         "seed": seed,
         "command": sys.argv,
     }
-
-
-def _with(resolved: Resolved, source: str, **sections: dict[str, Any]) -> Resolved:
-    """Returns the recipe with other values; `source` is the origin of those that differ."""
-    before, after = flat(to_dict(resolved.recipe)), flat(sections)
-    changed = [key for key, value in after.items() if before[key] != value]
-    recipe = resolved.recipe.model_copy(
-        update={
-            name: getattr(resolved.recipe, name).model_copy(update=values)
-            for name, values in sections.items()
-        }
-    )
-    return Resolved(recipe, {**resolved.origin, **dict.fromkeys(changed, source)})
 
 
 def load(manifest: sources.Manifest, recipe: Recipe) -> sources.Dataset:

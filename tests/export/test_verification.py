@@ -234,6 +234,10 @@ INTEGER = Limit(None, 0.95, "")
         (drop(0.95, 0.99, 0.0), INTEGER, Gates(0.0), ""),
         ({}, INTEGER, Gates(max_size=100), ""),
         ({}, INTEGER, Gates(max_size=99), "has 100 bytes, export.max_size is 99"),
+        # Of a dry run.
+        ({"agreement": 0.3}, INTEGER, Gates(dry_run=True), ""),
+        ({"max_abs": 0.03}, Limit(0.02, 0.99, ""), Gates(dry_run=True), "by 0.03, limit 0.02"),
+        ({}, INTEGER, Gates(max_size=99, dry_run=True), "has 100 bytes"),
     ],
 )
 def test_limits_and_gates(judged, limit, gates, reason):
