@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 from apps.cli import main
@@ -30,5 +31,6 @@ if DATA:  # not a skip: without the folder there is nothing to test
         assert code == (0 if all(row["ok"] for row in manifest["verdicts"]) else 3)
         report = (tmp_path / "bundle" / "report.html").read_text()
         assert "Always answering the largest class would be right on 33.6%" in report
+        assert re.search(r"Macro F1, .* is \d+\.\d% \(\d+\.\d% to \d+\.\d%\)", report)
         assert "uneven classes" in report
         assert "fewer than 20 test pictures" in report
