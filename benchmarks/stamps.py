@@ -1,6 +1,6 @@
 """A folder as users have them: what `imbalance.method` is worth on drawings in ten uneven classes.
 
-    CNNKIT_DATA=DATA python -m benchmarks.stamps      # 20 minutes of one core; see the table
+    CNNKIT_DATA=DATA python -m benchmarks.stamps      # a quarter of an hour of one core
 
 `DATA/stamps` holds the pictures of Tux Paint's stamps, a folder for each class: PNG files of four
 modes, most of them transparent, from 32 to 96 pixels a side, 12 in the smallest class and 247 in
@@ -86,8 +86,9 @@ PLAN = trials.Plan(
 Tux Paint's stamps, 731 pictures from 12 to 247 in a class, and ResNet-8, as `cnnkit train stamps
 --set imbalance.method=…` trains it, but at {SIDE}x{SIDE} pixels and {EPOCHS} epochs, where the
 default is 64x64 and 30: the methods are compared, and the accuracy is not the best that can be had.
-Each seed has a split of its own; all methods of a seed have the same. Rates are of the test
-pictures, 15 % of all. Macro F1 counts all classes alike; from and to are the means of its 95 %
+Each seed has a split of its own; all methods of a seed have the same. An epoch of label shuffling
+has as many pictures of each class as of the largest, the others as many as there are. Rates are of
+the test pictures, 15 % of all. Macro F1 counts all classes alike; from and to are the means of its 95 %
 intervals by the bootstrap, as reports tell them, and the last column is over seeds. The rarest
 class has two test pictures, so that its recall is rough. CPU seconds are of a training, checks of
 the pictures included. Written by `python -m benchmarks.stamps`.
