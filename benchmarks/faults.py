@@ -224,7 +224,7 @@ def full_disk() -> Rows:
     yield row(
         "`cnnkit export --overwrite` onto a disk that is full after 400 kB",
         "a clear line; the old bundle stays whole, nothing half-written",
-        f"{done.said}; the old bundle {'is' if before == after else 'IS NOT'} whole",
+        f"{done.said} The old bundle {'is' if before == after else 'IS NOT'} whole",
         [first.code, done.code],
         first.code == 0 and _clear(done) and before == after and not half(bundle),
     )

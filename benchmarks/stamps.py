@@ -88,8 +88,8 @@ Tux Paint's stamps, 731 pictures from 12 to 247 in a class, and ResNet-8, as `cn
 default is 64x64 and 30: the methods are compared, and the accuracy is not the best that can be had.
 Each seed has a split of its own; all methods of a seed have the same. An epoch of label shuffling
 has as many pictures of each class as of the largest, the others as many as there are. Rates are of
-the test pictures, 15 % of all. Macro F1 counts all classes alike; from and to are the means of its 95 %
-intervals by the bootstrap, as reports tell them, and the last column is over seeds. The rarest
+the test pictures, 15 % of all. Macro F1 counts all classes alike; from and to are the means of its
+95 % intervals by the bootstrap, as reports tell them, and the last column is over seeds. The rarest
 class has two test pictures, so that its recall is rough. CPU seconds are of a training, checks of
 the pictures included. Written by `python -m benchmarks.stamps`.
 """,
