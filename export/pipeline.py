@@ -181,7 +181,7 @@ def _resumed(
 ) -> Compressed | None:
     """Returns what a checkpoint holds of these passes on this model, or None."""
     from cnnkit.models.saving import load_model
-    from cnnkit.training import train
+    from cnnkit.training import trainer
     from export.result import Result
 
     if checkpoint is None or not (checkpoint / STEPS).is_file():
@@ -190,7 +190,7 @@ def _resumed(
     wanted = [str(step) for step in parsed[: len(steps["passes"])]]
     if steps["source"] != source or steps["passes"] != wanted:
         return None
-    model = load_model(checkpoint / train.MODEL)
+    model = load_model(checkpoint / trainer.MODEL)
     told = json.loads((checkpoint / COMPRESSION).read_text(encoding="utf-8"))
     results = [Result(model, **row) for row in told]
     small = replace(subject, model=model, ranges=ranges.load(checkpoint))
@@ -326,16 +326,17 @@ def write_run(compressed: Compressed, out: Path, steps: dict[str, Any] | None = 
     """
     from cnnkit.models.saving import save_model
     from cnnkit.training import train
+    from cnnkit.training import trainer
     from cnnkit.training.fit import METRICS
     from cnnkit.training.recipe import to_toml
 
     subject = compressed.subject
     with files.replacing(out) as folder:
         folder.mkdir()
-        save_model(subject.model, folder / train.MODEL)
+        save_model(subject.model, folder / trainer.MODEL)
         if subject.ranges is not None:
             ranges.save(subject.ranges, folder)
-        files.write_text(folder / train.CONFIG, to_toml(subject.recipe))
+        files.write_text(folder / trainer.CONFIG, to_toml(subject.recipe))
         files.write_json(folder / LEDGER, [row.to_dict() for row in compressed.ledger])
         if steps:
             files.write_json(folder / STEPS, steps)
@@ -348,7 +349,7 @@ def write_run(compressed: Compressed, out: Path, steps: dict[str, Any] | None = 
             files.write_json(folder / "classes.json", subject.labels)
         if subject.dataset is not None:
             subject.dataset.manifest.save(folder / train.MANIFEST)
-        for name in (METRICS, train.HEALTH, train.AUGMENTED):  # of the training before
+        for name in (METRICS, trainer.HEALTH, trainer.AUGMENTED):  # of the training before
             told = subject.origin and subject.origin / name
             if told and told.is_file():
                 (folder / name).parent.mkdir(exist_ok=True)

@@ -119,7 +119,7 @@ def _training(subject: Subject) -> tuple[list[dict[str, float]], list[str]]:
 
 def _augmented(subject: Subject) -> str | None:
     """Returns what augmentation made of training pictures, if there was any."""
-    from cnnkit.training.train import AUGMENTED
+    from cnnkit.training.trainer import AUGMENTED
 
     path = subject.origin and subject.origin / AUGMENTED
     return _embedded(path.read_bytes()) if path and path.is_file() else None

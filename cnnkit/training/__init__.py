@@ -10,7 +10,7 @@ _EXPORTS = {
     "resolve": "recipe",
     "Reporter": "reporter",
     "Run": "train",
-    "deployable": "train",
+    "deployable": "network",
     "Scores": "evaluate",
 }
 

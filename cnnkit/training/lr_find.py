@@ -26,9 +26,9 @@ from cnnkit.training.pipeline import order
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.recipe import Resolved
 from cnnkit.training.reporter import Reporter
-from cnnkit.training.train import Training
 from cnnkit.training.train import check
 from cnnkit.training.train import chosen
+from cnnkit.training.trainer import Training
 
 # Of the running mean of the losses; and by how many times the lowest the test ends.
 _SMOOTH, _ENOUGH = 0.9, 4.0

@@ -21,13 +21,13 @@ from cnnkit.training.augment import augmenter
 from cnnkit.training.devices import devices
 from cnnkit.training.fit import fit
 from cnnkit.training.imbalance import sampler
+from cnnkit.training.network import build
 from cnnkit.training.objective import loss_of
 from cnnkit.training.objective import wrap_of
 from cnnkit.training.pipeline import Batches
 from cnnkit.training.pipeline import batch_size_for
 from cnnkit.training.recipe import Recipe
 from cnnkit.training.reporter import Reporter
-from cnnkit.training.train import build
 from cnnkit.training.train import check
 from cnnkit.training.train import choose
 from cnnkit.training.train import load

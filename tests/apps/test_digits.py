@@ -23,7 +23,7 @@ from cnnkit import registry
 from cnnkit.training.keeper import COLUMNS
 from cnnkit.training.recipe import PRESETS
 from cnnkit.training.schedules import SCHEDULES
-from cnnkit.training.train import AUGMENTED
+from cnnkit.training.trainer import AUGMENTED
 from export import formats
 from export import passes
 from export.subject import open_subject

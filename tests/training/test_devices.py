@@ -13,8 +13,8 @@ from cnnkit.training.devices import devices
 from cnnkit.training.devices import dtype_policy
 from cnnkit.training.devices import policy_of
 from cnnkit.training.keeper import LAST
-from cnnkit.training.train import Training
 from cnnkit.training.train import train
+from cnnkit.training.trainer import Training
 
 
 def test_policies():

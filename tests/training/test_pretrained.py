@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cnnkit.errors import UsageError
+from cnnkit.training.network import build
 from cnnkit.training.pretrained import load_weights
 from cnnkit.training.recipe import resolve
-from cnnkit.training.train import build
 from tests.contracts.parts import perturb
 from tests.training.pictures import Pictures
 from tests.training.test_layer_rates import Notes

@@ -3,10 +3,10 @@ import pytest
 
 from cnnkit.data import DIGITS
 from cnnkit.errors import UsageError
+from cnnkit.training.network import build
 from cnnkit.training.recipe import resolve
 from cnnkit.training.similarity import Similarity
 from cnnkit.training.similarity import measure
-from cnnkit.training.train import build
 from cnnkit.training.train import check
 from cnnkit.training.train import chosen
 from tests.training.pictures import Pictures
