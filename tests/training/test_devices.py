@@ -63,9 +63,6 @@ class Greedy:
         wanted = tf.where(n > 8, tf.constant(10**14, tf.int64), 1)
         return x + tf.reduce_sum(tf.random.stateless_uniform((wanted,), seed)), y
 
-    def without_mixing(self):
-        return self
-
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path):
     class Hearing(Reporter):
@@ -78,9 +75,8 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path):
         update={"model": recipe.model.model_copy(update={"name": "resnet8"})}
     )
     training = Training(load(check(DIGITS)), recipe, Hearing())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "augmentation", lambda: lambda epoch: Greedy())
-        training.run(tmp_path)
+    training.augment = lambda epoch: Greedy()
+    training.run(tmp_path)
     assert [text for text in heard if "memory" in text] == [
         "out of memory with 32 pictures a step: from the start, with half",
         "out of memory with 16 pictures a step: from the start, with half",
