@@ -22,6 +22,8 @@ _UNWRITABLE = (
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 _LOCK = ".lock"
+# The name of what is being written: that of the result is in the groups.
+_PARTIAL = re.compile(r"^\.(.*)\.partial-\d+(\.[^.]*)?$")
 
 
 @contextlib.contextmanager
@@ -137,7 +139,7 @@ def explained(path: Path) -> Iterator[None]:
             raise
         raise CnnkitError(
             "Cannot write",
-            where=path,
+            where=Path(*(_PARTIAL.sub(r"\1\2", part) for part in path.parts)),
             received=reason,
             todo="free some space or choose another place; what stood there is untouched",
         ) from error

@@ -13,6 +13,7 @@ import typer
 
 from apps import arguments
 from apps import console
+from cnnkit.errors import CnnkitError
 
 if TYPE_CHECKING:
     from cnnkit.training.train import Run
@@ -73,11 +74,13 @@ def train(
 
 @contextlib.contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Says how to go on if the user interrupts what is inside."""
+    """Says how to go on if the user interrupts what is inside, or the disk is full."""
     try:
         yield
-    except KeyboardInterrupt:
-        if (folder / "checkpoints/state.json").is_file():
+    except (KeyboardInterrupt, CnnkitError) as error:
+        # Its subclasses are what would happen again.
+        stopped = isinstance(error, KeyboardInterrupt) or type(error) is CnnkitError
+        if stopped and (folder / "checkpoints/state.json").is_file():
             console.warn(f"go on with: cnnkit resume {shlex.quote(str(folder))}")
         raise
 

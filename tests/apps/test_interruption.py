@@ -8,6 +8,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
+from apps.commands.train import resumable
+from cnnkit.errors import CnnkitError
+from cnnkit.errors import DivergedError
 from tests.apps.conftest import PROGRAM
 
 LONG = ("--set", "train.epochs=9999", "--set", "guard.patience=9999", "--set", "model.width=0.25")
@@ -90,3 +95,22 @@ def test_a_full_disk(program, tmp_path):
     assert len(done.err.splitlines()) == 1
     assert "Cannot write: runs/digits/" in done.err
     assert not list(Path(tmp_path).rglob("*.keras"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyboardInterrupt(), True),
+        (CnnkitError("Cannot write"), True),
+        (DivergedError("Training diverged"), False),
+    ],
+)
+def test_what_has_a_checkpoint_can_go_on(tmp_path, capsys, error, told):
+    state = tmp_path / "checkpoints" / "state.json"
+    for there in (False, True):
+        if there:
+            state.parent.mkdir()
+            state.touch()
+        with pytest.raises(type(error)), resumable(tmp_path):
+            raise error
+        assert ("cnnkit resume" in capsys.readouterr().err.replace("\n", " ")) == (there and told)

@@ -300,6 +300,7 @@ except CnnkitError as error:
     assert done.stdout.startswith("Cannot write: ")
     assert done.stdout.count("\n") == 1
     assert "what stood there is untouched" in done.stdout
+    assert "partial" not in done.stdout  # a folder that is gone
     assert sha256_of(old) == before
     assert list(old.parent.iterdir()) == [old]
 
