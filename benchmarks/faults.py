@@ -44,7 +44,6 @@ RECIPE = [
 ]
 TRAIN = [*RECIPE, "--deterministic"]
 WHOLE, MODEL, STATE = "whole", "model.keras", "checkpoints/state.json"
-HALF = ".*.partial-*"
 DAY = 86_400
 HEAD = f"""# Whole runs under faults
 
@@ -171,7 +170,7 @@ def kills() -> Rows:
                 child.send_signal(signal.SIGKILL)
             if finish(child).code == -signal.SIGKILL:
                 struck.update(["all", _written(run)])
-                struck["half"] += any(run.rglob(HALF))
+                struck["half"] += bool(half(run))
             else:
                 codes.add(child.returncode)
     same = sum(map(equal, runs))
@@ -239,7 +238,7 @@ DISKS = {"small": "1800000", "filled": "16m", "bundle": "16m"}
 
 def half(folder: Path) -> list[Path]:
     """Returns what is half-written."""
-    return list(folder.rglob(HALF))
+    return list(folder.rglob(".*.partial-*"))
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -22,8 +22,8 @@ _UNWRITABLE = (
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 _LOCK = ".lock"
-# The name of what is being written: that of the result is in the groups.
-_PARTIAL = re.compile(r"^\.(.*)\.partial-\d+(\.[^.]*)?$")
+# The name of what is being written: stem and suffix of the result, and by which process.
+_PARTIAL = re.compile(r"^\.(?P<stem>.*)\.partial-(?P<pid>\d+)(?P<suffix>\.[^.]*)?$")
 
 
 @contextlib.contextmanager
@@ -52,8 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def _remove_orphans(path: Path) -> None:
     """Removes what processes that were killed have left of `path`."""
     for orphan in path.parent.glob(f".{glob.escape(path.stem)}.partial-*"):
-        pid = re.search(r"\.partial-(\d+)", orphan.name)
-        if pid and not _runs(int(pid[1])):
+        partial = _PARTIAL.match(orphan.name)
+        if partial and not _runs(int(partial["pid"])):
             remove(orphan)
 
 
@@ -139,7 +139,7 @@ def explained(path: Path) -> Iterator[None]:
             raise
         raise CnnkitError(
             "Cannot write",
-            where=Path(*(_PARTIAL.sub(r"\1\2", part) for part in path.parts)),
+            where=Path(*(_PARTIAL.sub(r"\g<stem>\g<suffix>", part) for part in path.parts)),
             received=reason,
             todo="free some space or choose another place; what stood there is untouched",
         ) from error
@@ -192,7 +192,7 @@ def require_free(path: Path, marker: str, *, overwrite: bool = False) -> None:
 
 def _remains(path: Path) -> bool:
     """Returns whether this is all that a process leaves that was killed as it began."""
-    return path.name == _LOCK or path.match(".*.partial-*")
+    return path.name == _LOCK or _PARTIAL.match(path.name) is not None
 
 
 def clear(folder: Path) -> None:

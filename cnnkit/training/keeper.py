@@ -168,8 +168,8 @@ class Keeper(keras.callbacks.Callback):
             "seconds": time.perf_counter() - self.begun,
         }
         self.rows.append(row)
-        if rank(row) > self.rank:
-            self.rank, self.best_epoch, self.weights = rank(row), epoch + 1, weights
+        if (ranked := rank(row)) > self.rank:
+            self.rank, self.best_epoch, self.weights = ranked, epoch + 1, weights
             if self.folder:
                 self._save_best(self.folder)
         if self.stalled or self.late:

@@ -122,7 +122,7 @@ class Training:
         guard, chief = self.recipe.guard, self.mesh.chief
         reporter = Journal(folder / EVENTS, self.reporter) if chief else self.reporter
         boards = _boards(folder) if chief else []
-        if self.recipe.guard.dry_run:
+        if guard.dry_run:
             reporter.warn(dry_run.TOLD)
         return fit(
             self.model,
