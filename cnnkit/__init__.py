@@ -9,13 +9,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# oneDNN's kernels of 1x1 convolutions with strides write past their memory, in TensorFlow 2.21 with
-# AVX2 as with AVX-512 (https://github.com/tensorflow/tensorflow/issues/117700): training ends with
-# `free(): invalid next size`, or goes on with wrong numbers. Its kernels for AVX do not, and train
-# up to twice as fast as TensorFlow without oneDNN, which it is on some processors. TensorFlow reads
-# the first when it is imported, oneDNN the second on its first use. Values of the user's stay.
+# TensorFlow is up to twice as fast on CPUs with oneDNN, which it leaves off on some, and some kernels
+# of oneDNN corrupt memory: `cnnkit.onednn` has the whole story. TensorFlow reads the first
+# when it is imported, oneDNN the second on its first use. Values of the user's stay.
+LIMIT = "ONEDNN_MAX_CPU_ISA"
+LIMITED = LIMIT not in os.environ
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+os.environ.setdefault(LIMIT, "AVX")
 
 _SUBPACKAGES = (
     "analysis",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import keras
 
 from cnnkit.errors import UsageError
+from cnnkit.onednn import unit_strides
 from cnnkit.types import Tensor
 
 
@@ -27,7 +28,7 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         )
     import tensorflow as tf  # Keras has no gradients of its own.
 
-    with tf.GradientTape() as tape:
+    with unit_strides(), tf.GradientTape() as tape:
         tape.watch(x)
         value = function(x)
     return tape.gradient(value, x)

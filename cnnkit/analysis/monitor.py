@@ -22,6 +22,7 @@ import numpy as np
 from cnnkit.analysis.functional import graph_of
 from cnnkit.analysis.functional import nodes
 from cnnkit.errors import UsageError
+from cnnkit.onednn import unit_strides
 
 # Pictures that are computed at once, and how many places they may have in all: a tape remembers
 # their activations.
@@ -285,7 +286,7 @@ def _gradients(model: keras.Model, x: Any, y: Any) -> dict[int, np.ndarray]:
     total = {id(variable): np.zeros(variable.shape) for variable in variables}
     for batch in _batches(x):
         part, wanted = (tf.convert_to_tensor(v[batch]) for v in (x, y))
-        with tf.GradientTape() as tape:
+        with unit_strides(), tf.GradientTape() as tape:
             loss = model.compute_loss(part, wanted, model(part, training=False), training=False)
         found = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
         for variable, gradient in zip(variables, found, strict=True):

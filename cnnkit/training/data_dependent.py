@@ -15,6 +15,7 @@ from cnnkit.analysis.functional import graph_of
 from cnnkit.analysis.functional import nodes
 from cnnkit.analysis.logits import logits
 from cnnkit.errors import UsageError
+from cnnkit.onednn import unit_strides
 from cnnkit.types import Tensor
 
 STARTS = ("random", "pca", "kmeans")
@@ -280,7 +281,7 @@ def _gradients(
     import tensorflow as tf
 
     values = [weight.value for weight in weights]
-    with tf.GradientTape() as tape:
+    with unit_strides(), tf.GradientTape() as tape:
         tape.watch(values)
         total = ops.sum(eta * model(x, training=False))
     return [np.asarray(g) for g in tape.gradient(total, values)]

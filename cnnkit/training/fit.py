@@ -22,6 +22,7 @@ from cnnkit.analysis.logits import logits
 from cnnkit.errors import DivergedError
 from cnnkit.errors import UsageError
 from cnnkit.models.saving import save_model
+from cnnkit.onednn import unit_strides
 from cnnkit.training import imbalance
 from cnnkit.training import layer_rates
 from cnnkit.training import unfreezing
@@ -205,7 +206,7 @@ def fit(  # noqa: PLR0913
         )
         if stage.start:
             rates = _Later(rates, stage.start * len(train))
-        with _frozen(model, stage, factors, reporter):
+        with unit_strides(), _frozen(model, stage, factors, reporter):
             trained.compile(
                 optimizer=_scaled(
                     trained,

@@ -15,6 +15,7 @@ import numpy as np
 from cnnkit.data import Dataset
 from cnnkit.data import pictures
 from cnnkit.data.dataset import contents
+from cnnkit.onednn import unit_strides
 from cnnkit.training import unfreezing
 from cnnkit.training.augment import Augmenter
 from cnnkit.training.augment import augmenter
@@ -221,9 +222,9 @@ def _train(
     batch = Batches(x, y, len(dataset.classes), batch_size).stream().take(1).cache()
     ready = batch.repeat(steps + _WARM).prefetch(tf.data.AUTOTUNE)
     alone = _Clock()
-    clock.model.fit(
-        ready, steps_per_epoch=steps + _WARM, shuffle=False, verbose=0, callbacks=[alone]
-    )
+    options = {"steps_per_epoch": steps + _WARM, "shuffle": False, "verbose": 0}
+    with unit_strides():
+        clock.model.fit(ready, callbacks=[alone], **options)
     size = min(batch_size, len(y))
     return clock.median() / size, alone.median() / size
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit.errors import UsageError
+from cnnkit.onednn import unit_strides
 from export.batches import batches
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def taylor(graph: Graph, data: PassData | None) -> Iterator[tuple[np.ndarray, Id
     probe = keras.Model(graph.model.inputs, [*graph.model.outputs, *(t for t, _ in maps)])
     total = [0.0] * len(maps)
     for part in batches(x, _BATCH):
-        with tf.GradientTape() as tape:
+        with unit_strides(), tf.GradientTape() as tape:
             flat = keras.tree.flatten(probe([x[part]], training=False))
             scores, *values = flat
             loss = tf.reduce_sum(_cross_entropy(y[part], scores))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnkit.errors import UsageError
+from cnnkit.onednn import unit_strides
 
 if TYPE_CHECKING:
     import keras
@@ -176,7 +177,8 @@ def _mean_squares(
     total: list[Any] = [0.0] * len(weights)
     for start in range(0, len(x), batch_size):
         batch = x[start : start + batch_size]
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        taped = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        with unit_strides(), taped as tape:
             tape.watch(weights)
             scores = tf.cast(model(batch, training=False), tf.float32)
             signs = tf.constant(rng.choice([-1.0, 1.0], len(batch)), tf.float32)
