@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import zoo
+from cnnkit.onednn import unit_strides
 
 SETTLING, CALIBRATION, JUDGING = 64, 16, 32
 # Patches a side of a picture, and the deviation of the noise on them.
@@ -145,7 +146,8 @@ def step(model: Any, **options: Any) -> Any:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # A graph for a single step would take longer to build than to run.
     model.compile(keras.optimizers.SGD(RATE), loss, run_eagerly=True)
-    model.fit(x, y, batch_size=len(x), verbose=0)
+    with unit_strides():
+        model.fit(x, y, batch_size=len(x), verbose=0)
     return model
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# TensorFlow is up to twice as fast on CPUs with oneDNN, which it leaves off on some, and some kernels
-# of oneDNN corrupt memory: `cnnkit.onednn` has the whole story. TensorFlow reads the first
-# when it is imported, oneDNN the second on its first use. Values of the user's stay.
+# TensorFlow is up to twice as fast on CPUs with oneDNN, which it leaves off on some of them. Some
+# kernels of oneDNN corrupt memory: see `cnnkit.onednn`. TensorFlow reads the first when it is
+# imported, oneDNN the second on its first use. Values of the user's stay.
 LIMIT = "ONEDNN_MAX_CPU_ISA"
 LIMITED = LIMIT not in os.environ
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

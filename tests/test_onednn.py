@@ -1,5 +1,6 @@
 """Gradients that stay out of oneDNN's faulty kernels."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_no_strided_1x1_convolution_is_differentiated():
 
 
 def test_layers_are_given_back():
-    with pytest.raises(RuntimeError), unit_strides():
+    with contextlib.suppress(RuntimeError), unit_strides():
         assert keras.layers.Conv2D.convolution_op is not PLAIN[1]
         raise RuntimeError
     assert (keras.layers.Conv1D.convolution_op, keras.layers.Conv2D.convolution_op) == PLAIN

@@ -11,6 +11,7 @@ from cnnkit.errors import UsageError
 from cnnkit.layers import LocalResponseNormalization
 from cnnkit.layers import LpPooling2D
 from cnnkit.layers import StochasticPooling2D
+from cnnkit.onednn import unit_strides
 
 
 def model_of(shape, *parts):
@@ -143,7 +144,7 @@ def reached(model, unit):
     seen = 0
     # Several pictures, since a maximum has one gradient only.
     x = tf.constant(rng.uniform(1, 2, (64, *model.input_shape[1:])).astype("float32"))
-    with tf.GradientTape() as tape:
+    with unit_strides(), tf.GradientTape() as tape:
         tape.watch(x)
         y = tf.reduce_sum(model(x)[(slice(None), *unit)])
     seen = np.abs(tape.gradient(y, x)).max((0, -1)) > 0
