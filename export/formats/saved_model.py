@@ -22,6 +22,7 @@ from cnnkit.errors import UsageError
 from cnnkit.types import Tensor
 from export import cookbook
 from export.formats import metadata as meta
+from export.formats import signatures
 from export.formats import trace
 from export.formats.metadata import Metadata
 
@@ -50,7 +51,9 @@ def write(
     """Writes `model` as the SavedModel folder `path` and returns `path`.
 
     Its signature `serving_default` takes `image` (float32, any batch size) and returns
-    `probabilities`. TF Serving wants `path` to be a number inside a folder of the model's name.
+    `probabilities`. A classifier of pictures whose resize rule is known also has those of
+    `signatures.py`, which take JPEG and PNG files. TF Serving wants `path` to be a number inside a
+    folder of the model's name.
 
     Args:
         model: One input, one output. Deployable models take raw pixels 0-255.
@@ -58,13 +61,16 @@ def write(
         variant: "float32".
         calibration: Not used; here so that all formats are written alike.
         labels: Class names, stored in `assets.extra/cnnkit.json`.
-        resize: Name of the resize rule, stored there too.
+        resize: Name of the resize rule, stored there and part of the graph.
     """
     checks.one_of("saved_model.write", "variant", variant, VARIANTS)
     described = meta.of(model, labels, resize)
     with files.replacing(path) as partial:
+        more = signatures.of(described, model.output_shape)
         with _unfused(model):
-            trace.save(model, partial, None)
+            trace.save(model, partial, None, more)
+        if more:
+            signatures.mark_classify(partial)
         files.write_text(partial / _METADATA, described.dumps())
     return path
 

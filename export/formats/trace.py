@@ -15,6 +15,10 @@ from export.formats.metadata import OUTPUT
 if TYPE_CHECKING:
     import keras
 
+SIGNATURE = "serving_default"
+# From a concrete function to signatures that call it, each with the specification of its input.
+Endpoints = Callable[[Any], dict[str, tuple[Callable[[Any], dict[str, Any]], Any]]]
+
 
 def function(model: keras.Model, batch: int | None) -> Any:
     """Returns the inference of `model` as a concrete function `image` → `probabilities`."""
@@ -54,19 +58,31 @@ def save_frozen(model: keras.Model, folder: Path, batch: int | None) -> Path:
     return folder
 
 
-def save(model: keras.Model, folder: Path, batch: int | None) -> Path:
+def save(
+    model: keras.Model, folder: Path, batch: int | None, more: Endpoints | None = None
+) -> Path:
     """Writes `model` to `folder` as a SavedModel with the signature `serving_default`.
 
     The batch size is part of the signature that is traced here, as in `save_frozen`.
+
+    Args:
+        model: One input, one output.
+        folder: Where it goes.
+        batch: The batch size, None for any.
+        more: Makes further signatures from the traced inference: name to function and the
+            specification of its input.
     """
     import keras
 
     archive = keras.export.ExportArchive()
     archive.track(model)
     with _inlined():
-        archive.add_endpoint(
-            "serving_default", _inference(model), input_signature=[_spec(model, batch)]
+        inference = archive.add_endpoint(
+            SIGNATURE, _inference(model), input_signature=[_spec(model, batch)]
         )
+        added = more(inference.get_concrete_function()) if more else {}
+        for name, (endpoint, spec) in added.items():
+            archive.add_endpoint(name, endpoint, input_signature=[spec])
         archive.write_out(str(folder), verbose=False)
     return folder
 
