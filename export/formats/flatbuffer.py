@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,16 @@ def _aligned(buffer: Any) -> Any:
     return pack_buffer
 
 
-def finish(content: bytes, meta: Metadata) -> bytes:
+def finish(content: bytes, meta: Metadata, others: Mapping[str, bytes] | None = None) -> bytes:
     """Returns the file without what no runtime needs, and with `meta` inside; it computes the same.
 
     The names that the converter leaves are paths in the Python code: they cost kilobytes in
     a small file. Only input and output keep one, which is stable.
+
+    Args:
+        content: A `.tflite` file.
+        meta: What cnnkit says of it, in place of what was there.
+        others: Metadata of others, by name.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -144,12 +150,14 @@ def finish(content: bytes, meta: Metadata) -> bytes:
     main.tensors[main.inputs[0]].name = INPUT.encode()
     main.tensors[main.outputs[0]].name = OUTPUT.encode()
 
-    buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(meta.dumps().encode(), np.uint8)
-    entry.name, entry.buffer = KEY.encode(), len(model.buffers)
-    model.buffers.append(buffer)
     # What the converter says of itself is of no use to a runtime.
-    model.metadata, model.description = [entry], None
+    model.metadata, model.description = [], None
+    for name, told in {KEY: meta.dumps().encode(), **(others or {})}.items():
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = np.frombuffer(told, np.uint8)
+        entry.name, entry.buffer = name.encode(), len(model.buffers)
+        model.buffers.append(buffer)
+        model.metadata.append(entry)
     return pack(model)
 
 

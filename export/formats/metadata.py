@@ -73,6 +73,11 @@ def of(
     )
 
 
+def line(label: str) -> str:
+    """Returns a label as a line of a list of labels, which no line break inside it may shift."""
+    return " ".join(label.splitlines()) or " "
+
+
 def loads(text: str | bytes | None) -> Metadata | None:
     """Returns the metadata in `text`, or None if it is not ours."""
     try:

@@ -1,0 +1,280 @@
+"""The file for phones that MediaPipe's ImageClassifier takes as it is: int8, RGB, with labels.
+
+LiteRT runs it too, and gives the answers; `confirm` asks MediaPipe where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from cnnkit import checks
+from cnnkit import files
+from cnnkit.errors import UsageError
+from export.formats import flatbuffer
+from export.formats import metadata as meta
+from export.formats import tflite
+from export.formats import tflite_metadata
+from export.formats.metadata import INPUT
+from export.formats.metadata import OUTPUT
+
+if TYPE_CHECKING:
+    import keras
+
+    from export.quantization.ranges import Ranges
+
+VARIANTS = ("int8",)
+QUICK = tflite.QUICK
+# The Python that has MediaPipe, if it is another one than this.
+PYTHON = "CNNKIT_MEDIAPIPE"
+# Luma as Pillow's "L" computes it, in 184ths: at most 0.04 of a level from its 0.299, 0.587 and
+# 0.114 for any colour, and exact for grey, because the three sum to one.
+LUMA = (55, 108, 21)
+# MediaPipe brings kernels of its own: they may round an intermediate value otherwise.
+_DIFFERENCE = 0.02
+_TIMEOUT_S = 600
+_PROBE = Path(__file__).with_name("mediapipe_probe.py")
+
+input_shape = tflite.input_shape
+metadata = tflite.metadata
+notes = tflite.notes
+
+
+def write(
+    model: keras.Model,
+    path: Path,
+    *,
+    variant: str = "int8",
+    calibration: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    resize: str | None = None,
+    ranges: Ranges | None = None,
+) -> Path:
+    """Writes `model` as the int8 file of `tflite.write` that takes RGB, and returns `path`.
+
+    A grey model gets one more convolution in front, which weighs the colours.
+
+    Args:
+        model: One input, one output, pictures of 1 or 3 channels.
+        path: Where the file goes; it appears there whole or not at all.
+        variant: "int8".
+        calibration: Raw pixels from which the ranges of activations are learned.
+        labels: Class names, which MediaPipe gives back: one a line, see `metadata.line`.
+        resize: Name of the resize rule, stored in the file.
+        ranges: Of activations, as quantization-aware training learned them.
+
+    Raises:
+        UsageError: If the model does not take pictures of 1 or 3 channels; or as `tflite.write`.
+    """
+    checks.one_of("mediapipe.write", "variant", variant, VARIANTS)
+    given = meta.of(model, labels, resize)
+    shape = given.input_shape
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise UsageError(
+            "MediaPipe takes pictures only",
+            where=model.name,
+            expected="an input of (height, width, 1 or 3)",
+            received=shape,
+            todo="leave tflite-mediapipe out",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        plain = tflite.write(
+            model,
+            Path(folder, "int8.tflite"),
+            variant=variant,
+            calibration=calibration,
+            labels=labels,
+            resize=resize,
+            ranges=ranges,
+        )
+        content, described = plain.read_bytes(), tflite.metadata(plain) or given
+    if shape[-1] == 1:
+        content = flatbuffer.pack(_in_colour(flatbuffer.parse(content)))
+    told = tflite_metadata.build(
+        path.stem, described.version, INPUT, OUTPUT, labelled=labels is not None
+    )
+    content = flatbuffer.finish(
+        content,
+        replace(described, input_shape=(*shape[:2], 3)),
+        {tflite_metadata.KEY: told},
+    )
+    if labels is not None:
+        lines = "".join(f"{meta.line(label)}\n" for label in labels)
+        content = tflite_metadata.with_files(content, {tflite_metadata.LABELS: lines})
+    with files.replacing(path) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from pictures, grey or RGB, to outputs; see `tflite.predictor`."""
+    predict = tflite.predictor(path, threads=threads)
+    return lambda x: predict(_rgb(x))
+
+
+def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """Returns the outputs for `x`; see `predictor`."""
+    return predictor(path, threads=threads)(x)
+
+
+def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
+    """Asks MediaPipe for the same pictures, and returns a note; see `python`.
+
+    Args:
+        path: The file.
+        x: Raw pixels, grey or RGB, `(n, height, width, channels)`.
+        got: What LiteRT gives for them.
+
+    Raises:
+        UsageError: If MediaPipe cannot run it, or gives other scores or names.
+    """
+    interpreter = python()
+    if interpreter is None:
+        return {"notes": ("run in LiteRT: MediaPipe is not installed (`pip install mediapipe`)",)}
+    found = classify(path, x, interpreter)
+    described = metadata(path)
+    wanted = [meta.line(label) for label in (described and described.labels) or ()]
+    if wanted and found.labels != wanted:
+        raise UsageError(
+            "MediaPipe names the classes otherwise",
+            where=path,
+            expected=wanted,
+            received=found.labels,
+        )
+    difference = float(np.abs(found.scores - got).max())
+    if not difference <= _DIFFERENCE:
+        raise UsageError(
+            "MediaPipe and LiteRT do not agree",
+            where=path,
+            expected=f"scores within {_DIFFERENCE:g}",
+            received=f"a difference of {difference:.2g}",
+        )
+    same = int((found.first == got.argmax(1)).sum())
+    note = (
+        f"run in MediaPipe {found.version} too: the class of LiteRT on {same} of {len(x)} "
+        f"pictures, the largest difference of a score is {difference:.2g}"
+    )
+    return {"notes": (note,)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What MediaPipe's ImageClassifier says of pictures.
+
+    Attributes:
+        scores: `(n, classes)`, in the order of the model's outputs.
+        first: Index of the class that it puts first, for each picture.
+        labels: Class names in the order of the outputs.
+        version: Of MediaPipe.
+    """
+
+    scores: np.ndarray
+    first: np.ndarray
+    labels: list[str]
+    version: str
+
+
+def python() -> str | None:
+    """Returns the Python that has MediaPipe: `CNNKIT_MEDIAPIPE`, else this one; None if none."""
+    if given := os.environ.get(PYTHON):
+        return given
+    return sys.executable if importlib.util.find_spec("mediapipe") else None
+
+
+def classify(path: Path, x: np.ndarray, interpreter: str) -> Found:
+    """Returns what MediaPipe's ImageClassifier says of pictures, in a process of its own.
+
+    Args:
+        path: The file.
+        x: Raw pixels, grey or RGB, `(n, height, width, channels)`.
+        interpreter: A Python that can import MediaPipe.
+
+    Raises:
+        UsageError: If it cannot run the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
+        np.save(x_path, _rgb(np.asarray(x, np.uint8)))
+        command = [interpreter, "-I", str(_PROBE), str(path), str(x_path), str(y_path)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise UsageError(
+                "MediaPipe cannot be started, or did not finish in time",
+                where=interpreter,
+                received=error,
+                todo=f"`{PYTHON}` must name a Python in which `import mediapipe` works",
+            ) from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise UsageError("MediaPipe cannot run this file", where=path, received=lines[-1])
+        told = json.loads(done.stdout.splitlines()[-1])
+        return Found(
+            np.load(y_path, allow_pickle=False),
+            np.array(told["first"]),
+            told["labels"],
+            told["version"],
+        )
+
+
+def _rgb(x: np.ndarray) -> np.ndarray:
+    return np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
+
+
+def _in_colour(model: Any) -> Any:
+    """Puts a convolution from RGB to grey in front of the graph; uint8 as the input is."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    def tensor(kind: int, shape: Sequence[int], scale: float, data: np.ndarray | None) -> int:
+        made, buffer = schema.TensorT(), schema.BufferT()
+        made.type, made.shape = kind, np.array(shape, np.int32)
+        made.quantization = schema.QuantizationParametersT()
+        made.quantization.scale = np.array([scale], np.float32)
+        made.quantization.zeroPoint = np.array([0], np.int64)
+        if data is not None:
+            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+        made.buffer = len(model.buffers)
+        model.buffers.append(buffer)
+        graph.tensors.append(made)
+        return len(graph.tensors) - 1
+
+    (graph,) = model.subgraphs
+    (grey,) = graph.inputs
+    step, (height, width) = 1 / sum(LUMA), graph.tensors[grey].shape[1:3]
+    byte = schema.TensorType.UINT8
+    colour = tensor(byte, (1, height, width, 3), 1.0, None)
+    weights = tensor(byte, (1, 1, 1, 3), step, np.array(LUMA, np.uint8))
+    bias = tensor(schema.TensorType.INT32, (1,), step, np.zeros(1, np.int32))
+
+    code, op = schema.OperatorCodeT(), schema.OperatorT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CONV_2D
+    op.opcodeIndex, op.inputs, op.outputs = (
+        len(model.operatorCodes),
+        [colour, weights, bias],
+        [grey],
+    )
+    op.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
+    op.builtinOptions = schema.Conv2DOptionsT()
+    op.builtinOptions.padding = schema.Padding.VALID
+    op.builtinOptions.strideH = op.builtinOptions.strideW = 1
+    model.operatorCodes.append(code)
+    graph.operators.insert(0, op)
+    graph.inputs = [colour]
+    for signature in model.signatureDefs:
+        signature.inputs[0].tensorIndex = colour
+    return model
