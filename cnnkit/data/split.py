@@ -94,7 +94,12 @@ def assign(items: Sequence[Item], fractions: Sequence[float], seed: int) -> list
     for label, pool in singles.items():
         places = [wanted[k] for k, n in enumerate(table.fill(label, len(pool))) for _ in range(n)]
         final.update((item.id, split) for item, split in zip(pool, places, strict=True))
-    return [replace(item, split=final.get(item.id, item.split)) for item in items]
+    return [
+        item
+        if (split := final.get(item.id, item.split)) == item.split
+        else replace(item, split=split)
+        for item in items
+    ]
 
 
 class _Table:
