@@ -27,6 +27,7 @@ from cnnkit.errors import UsageError
 from export import formats
 from export import ledger
 from export.convert import convert
+from export.formats import micro
 from export.formats import serving
 from export.ledger import Row
 from export.pipeline import read_ledger
@@ -49,7 +50,16 @@ if TYPE_CHECKING:
     from export.subject import Subject
 
 GOLDEN = 16
-PACKAGES = ("cnnkit", "tensorflow", "keras", "ai-edge-litert", "tf2onnx", "onnx", "onnxruntime")
+PACKAGES = (
+    "cnnkit",
+    "tensorflow",
+    "keras",
+    "ai-edge-litert",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "tflite-micro",
+)
 # Called with the hidden folder and the manifest before the files are hashed.
 Extra = Callable[[Path, dict[str, Any]], None]
 
@@ -236,6 +246,7 @@ def write(
         _remove_empty_folders(folder)
         accepted = [verdict.format for verdict in verdicts if verdict.ok]
         golden = _write_golden(folder, subject, accepted)
+        _write_sources(folder, subject, verdicts)
         if "savedmodel" in accepted:
             serving.write(folder / "serving", subject.name, golden)
         if subject.labels:
@@ -270,6 +281,12 @@ def write(
         manifest["files"] = sha256_of(folder)
         files.write_json(folder / Bundle.MANIFEST, manifest)
     return Bundle.open(Path(out))
+
+
+def _write_sources(folder: Path, subject: Subject, verdicts: Sequence[Judged]) -> None:
+    for verdict in verdicts:
+        if verdict.ok and verdict.arena_bytes:
+            micro.write_sources(folder / verdict.path, subject.labels, verdict.arena_bytes)
 
 
 def _remove_empty_folders(root: Path) -> None:
@@ -353,7 +370,8 @@ def _write_golden(folder: Path, subject: Subject, accepted: Sequence[str]) -> np
         "input": {
             "name": "image",
             "shape": list(x.shape[1:]),
-            "values": "raw pixels 0-255: float32, or uint8 in the tflite-int8 file",
+            "values": "raw pixels 0-255: float32, uint8 in the tflite-int8 file, or int8 less 128 "
+            "in the micro file",
         },
         "output": {"name": "probabilities"},
         "resize": resize,

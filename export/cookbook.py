@@ -53,9 +53,10 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "update the runtime on the device, or convert with the TensorFlow of its time",
     ),
     (
-        r"Hybrid models are not supported on TFLite Micro",
+        r"Hybrid models are not supported on TFLite Micro"
+        r"|Input type: FLOAT32 with filter type: INT8 not supported",
         "TFLite Micro does not run dynamic-range files",
-        "export tflite-int8",
+        "export micro, which is int8 throughout",
     ),
     (
         r"only supports? the NHWC tensor format|only supported for NHWC",

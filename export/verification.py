@@ -49,6 +49,7 @@ LIMITS: dict[str, Limit] = {
     "tflite-fp16": Limit(0.02, 0.99, "weights keep 11 bits"),
     "tflite-dynamic": _INTEGER,
     "tflite-int8": _INTEGER,
+    "micro": _INTEGER,
     "onnx-int8": _INTEGER,
 }
 
@@ -72,6 +73,7 @@ class Judged:
         size_bytes: Size of the file or folder.
         zip_bytes: The same, compressed with deflate.
         latency_ms: Median time for one picture on one thread; None where a call starts a process.
+        arena_bytes: RAM that TFLite Micro was measured to need; None for other runtimes.
         notes: What the user should know.
     """
 
@@ -88,6 +90,7 @@ class Judged:
     size_bytes: int | None = None
     zip_bytes: int | None = None
     latency_ms: float | None = None
+    arena_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -170,6 +173,8 @@ def judge(
         predict = module.predictor(path)
         got = predict(pictures.x)
         latency = ledger.latency_ms(predict, pictures.x[0]) if module.QUICK else None
+        # A second runtime has to give the same, and tells more.
+        confirmed = module.confirm(path, pictures.x, got) if hasattr(module, "confirm") else {}
     except Exception as failure:  # whatever the runtime says of a file that it cannot run
         reason = str(failure) if isinstance(failure, CnnkitError) else repr(failure).splitlines()[0]
         return Judged(row.name, str(place), reason=reason)
@@ -195,7 +200,11 @@ def judge(
         size_bytes=plain,
         zip_bytes=zipped,
         latency_ms=latency,
-        notes=tuple(module.notes(path)) if hasattr(module, "notes") else (),
+        arena_bytes=confirmed.get("arena_bytes"),
+        notes=(
+            *(module.notes(path) if hasattr(module, "notes") else ()),
+            *confirmed.get("notes", ()),
+        ),
     )
     reason = _breach(judged, LIMITS[row.name], gates)
     return Judged(**{**vars(judged), "ok": not reason, "reason": reason})

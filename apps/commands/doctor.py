@@ -9,6 +9,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from packaging.requirements import Requirement  # comes with Keras
+
 from apps import console
 from cnnkit.errors import GateError
 
@@ -28,9 +30,10 @@ def doctor() -> None:
 def _packages() -> list[list[str]]:
     rows = []
     for line in importlib.metadata.requires("cnnkit") or ():
-        if "extra ==" in line:
+        name, needed = re.match(r"([\w.-]+)([^;]*)", line).groups()  # type: ignore[union-attr]
+        marker = Requirement(line).marker  # of an extra, or of another system
+        if marker is not None and not marker.evaluate({"extra": ""}):
             continue
-        name, needed = re.match(r"([\w.-]+)(.*)", line).groups()  # type: ignore[union-attr]
         try:
             version, state = importlib.metadata.version(name), "ok"
             if _numbers(version) < _numbers(needed):
@@ -73,7 +76,7 @@ def _conversions() -> list[list[str]]:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1)).astype(np.uint8)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        jobs = list(formats.FORMATS)
+        jobs = [row.name for row in formats.FORMATS.values() if not row.missing()]
         for done in convert(subject, jobs, Path(folder), calibration=pixels):
             if done.error is None:
                 got = formats.get(done.format).load().run(done.path, pixels[:2])

@@ -67,7 +67,11 @@ def write_bundle(
     from export import bundle
     from export import formats
 
-    chosen = formats.select(names or subject.recipe.export.formats or formats.FORMATS)
+    asked = names or subject.recipe.export.formats
+    chosen = formats.select(asked or formats.FORMATS)
+    for row in [] if asked else [row for row in chosen if row.missing()]:
+        chosen.remove(row)
+        printer.warn(f"no {row.name}: {row.missing()} is not installed")
     if subject.dataset is None and subject.ranges is None and not names:
         left_out = [row.name for row in chosen if row.needs_calibration]
         chosen = [row for row in chosen if not row.needs_calibration]

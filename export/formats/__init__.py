@@ -33,6 +33,11 @@ class Format:
         """Returns the path relative to the bundle for a model called `name`."""
         return Path(self.place.format(name=name))
 
+    def missing(self) -> str:
+        """Returns what is not installed that this format needs, or an empty string."""
+        find = getattr(self.load(), "missing", None)
+        return find() if find else ""
+
     def load(self) -> ModuleType:
         """Imports the module that writes and runs this format."""
         return module(self.module)
@@ -72,6 +77,14 @@ FORMATS: dict[str, Format] = {
             "tflite/{name}_int8.tflite",
             True,
             "TensorFlow Lite, int8 throughout: phones, microcontrollers, NPUs; takes uint8 pixels",
+        ),
+        Format(
+            "micro",
+            "micro",
+            "int8",
+            "micro/{name}.tflite",
+            True,
+            "TFLite Micro, int8 throughout, input and output too, with C header and op resolver",
         ),
         Format(
             "onnx",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -239,12 +240,43 @@ def custom_ops(content: bytes) -> list[str]:
     return sorted({code.customCode.decode() for code in codes if code.builtinCode == custom})
 
 
+def ops(content: bytes) -> list[str]:
+    """Returns the names of the ops in the order of execution, such as `CONV_2D`."""
+    model = parse(content)
+    names = _op_names()
+    return [
+        names[model.operatorCodes[op.opcodeIndex].builtinCode]
+        for graph in model.subgraphs
+        for op in graph.operators
+    ]
+
+
+def macs(content: bytes) -> int:
+    """Returns the multiply-accumulates of convolutions and dense layers."""
+    model, names, total = parse(content), _op_names(), 0
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            name = names[model.operatorCodes[op.opcodeIndex].builtinCode]
+            if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+                kernel = graph.tensors[
+                    op.inputs[1]
+                ].shape  # (outputs, …); depthwise (1, …, outputs)
+                each = kernel[1:3] if name == "DEPTHWISE_CONV_2D" else kernel[1:]
+                total += math.prod(map(int, [*each, *graph.tensors[op.outputs[0]].shape]))
+    return total
+
+
+def _op_names() -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+
+
 def float_ops(content: bytes) -> list[str]:
     """Returns the names of the ops that compute in float32 in a file that also has int8 ops."""
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-    model, integer, found = parse(content), False, []
+    model, names, integer, found = parse(content), _op_names(), False, []
     for graph in model.subgraphs:
         for op in graph.operators:
             name = names[model.operatorCodes[op.opcodeIndex].builtinCode]

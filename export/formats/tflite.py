@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from export.quantization.ranges import Ranges
 
 VARIANTS = ("float32", "float16", "dynamic", "int8")
+INPUT_TYPES = ("uint8", "int8", "float32")
 # Whether one call of a predictor is short enough to be timed.
 QUICK = True
 # Below this scale, a product of two scales no longer fits the kernels' fixed-point multipliers.
@@ -60,8 +61,9 @@ def write(  # noqa: PLR0913
         calibration: Inputs from which "int8" learns the ranges of activations, `(n, …)`.
         labels: Class names, stored in the file.
         resize: Name of the resize rule, stored in the file.
-        input_type: Of an int8 file: "uint8" takes raw pixels (scale 1, zero point 0),
-            "float32" takes any range and quantizes it in the graph. The output is float32.
+        input_type: Of an int8 file: "uint8" takes raw pixels (scale 1, zero point 0), "int8"
+            raw pixels less 128, "float32" any range, which is quantized in the graph. The output
+            is float32; with "int8" it is int8 too, and no op computes in anything else.
         ranges: Of activations, for "int8", as quantization-aware training learned them: then
             nothing is calibrated, and the file computes what `twin.frozen(model, ranges)` does.
 
@@ -70,7 +72,7 @@ def write(  # noqa: PLR0913
             are missing or not raw pixels, or the runtime refuses the result.
     """
     checks.one_of("tflite.write", "variant", variant, VARIANTS)
-    checks.one_of("tflite.write", "input_type", input_type, ("uint8", "float32"))
+    checks.one_of("tflite.write", "input_type", input_type, INPUT_TYPES)
     described = meta.of(model, labels, resize)  # refuses before the work
     if variant == "int8" and ranges is not None:
         from export.quantization import twin
@@ -99,16 +101,18 @@ def unfinished(model: keras.Model) -> bytes:
         return _convert(trace.save_frozen(model, Path(folder), 1), "float32", None, "float32")[0]
 
 
-def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(
+    path: Path, *, threads: int = 1, reference: bool = False
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from pictures to outputs, on LiteRT with its default delegate.
 
     One example at a time. A quantized input is rounded, a quantized output is brought back to
-    float32.
+    float32. `reference` is as for `interpreter`.
 
     Raises:
         UsageError: If the file is not one that LiteRT can run; when called, if `x` does not fit.
     """
-    runner = interpreter(path, threads=threads)
+    runner = interpreter(path, threads=threads, reference=reference)
     (i,), (o,) = runner.get_input_details(), runner.get_output_details()
 
     def predict(x: np.ndarray) -> np.ndarray:
@@ -121,7 +125,7 @@ def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndar
             )
         y = np.empty((len(x), *o["shape"][1:]), np.float32)
         for index in range(len(x)):
-            runner.set_tensor(i["index"], _quantized(x[index : index + 1], i))
+            runner.set_tensor(i["index"], quantized(x[index : index + 1], i))
             runner.invoke()
             y[index] = _dequantized(runner.get_tensor(o["index"]), o)[0]
         return y
@@ -160,19 +164,28 @@ def notes(path: Path) -> list[str]:
     return found
 
 
-def interpreter(path: Path, *, threads: int = 1) -> Any:
+def interpreter(path: Path, *, threads: int = 1, reference: bool = False) -> Any:
     """Returns a LiteRT interpreter for the file, ready to be fed.
+
+    With `reference`, its kernels are those that define the ops, slow and without a delegate.
 
     Raises:
         UsageError: If it is not a TFLite file with one input and output, or cannot be run.
     """
     from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import OpResolverType
 
     content = path.read_bytes()
     if content[4:8] != b"TFL3":
         raise UsageError("Not a TFLite file", where=path, received=f"{len(content)} bytes of it")
     try:
-        runner = Interpreter(model_content=content, num_threads=threads)
+        runner = Interpreter(
+            model_content=content,
+            num_threads=threads,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+            if reference
+            else OpResolverType.AUTO,
+        )
         runner.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise UsageError("LiteRT cannot run this file", where=path, received=error) from error
@@ -208,7 +221,7 @@ def _samples(calibration: np.ndarray | None, model: keras.Model, input_type: str
             received=calibration.shape[1:],
         )
     low, high = float(calibration.min()), float(calibration.max())
-    if input_type == "uint8" and not (low >= 0 and 1 < high <= 255):
+    if input_type != "float32" and not (low >= 0 and 1 < high <= 255):
         raise UsageError(
             "The calibration pictures are not raw pixels",
             where=model.name,
@@ -248,6 +261,7 @@ def _convert_simulation(simulation: keras.Model, input_type: str) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.inference_input_type = getattr(tf, input_type)
+        converter.inference_output_type = getattr(tf, _output_type(input_type))
         return _translated(converter.convert)
 
 
@@ -263,7 +277,7 @@ def _convert_int8(converter: Any, samples: np.ndarray, input_type: str) -> tuple
     def feed() -> Iterable[dict[str, np.ndarray]]:
         return ({INPUT: sample[None]} for sample in samples)
 
-    raw = input_type == "uint8"
+    raw = input_type != "float32"
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.representative_dataset = feed
     converter._experimental_calibrate_only = True
@@ -271,11 +285,15 @@ def _convert_int8(converter: Any, samples: np.ndarray, input_type: str) -> tuple
     ranged, silent = flatbuffer.set_ranges(calibrated, (0.0, 255.0) if raw else None)
     quantized = mlir_quantize(
         ranged,
-        input_data_type=tf.uint8 if raw else tf.float32,
-        output_data_type=tf.float32,
+        input_data_type=getattr(tf, input_type),
+        output_data_type=getattr(tf, _output_type(input_type)),
         denylisted_ops=_FLOAT_OPS,
     )
     return quantized, silent
+
+
+def _output_type(input_type: str) -> str:
+    return "int8" if input_type == "int8" else "float32"
 
 
 def _translated(convert: Any) -> bytes:
@@ -316,7 +334,8 @@ def _check(content: bytes, model: keras.Model, variant: str) -> None:
         ) from error
 
 
-def _quantized(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+def quantized(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    """Returns `x` as an interpreter's input of these details takes it."""
     dtype, (scale, zero) = details["dtype"], details["quantization"]
     if not np.issubdtype(dtype, np.integer):
         return x.astype(dtype, copy=False)

@@ -35,6 +35,7 @@ FILES = {
     *(f"golden/{i:02}.png" for i in range(16)),
     *(f"tflite/digits_{kind}.tflite" for kind in ("float32", "float16", "dynamic", "int8")),
     *(f"onnx/digits_{kind}.onnx" for kind in ("float32", "int8")),
+    *(f"micro/digits{end}" for end in (".tflite", ".h", "_ops.h")),
     *(f"serving/{name}" for name in ("models.config", "batching.config", "request_example.json")),
 }
 SAVED_MODEL = "serving/digits/1"
@@ -94,7 +95,7 @@ def test_the_steps_and_the_table(digits):
         assert row[2].endswith("kB")
         assert row[3].endswith("kB")
         assert int(row[4]) > 0
-        assert row[5].endswith("ms") or row[0] == "savedmodel"
+        assert row[5].endswith("ms") or row[0] in ("micro", "savedmodel")
         assert row[6].endswith("%")
     assert "report: saved_models/digits/report.html" in out
     assert digits.done.err == ""

@@ -134,7 +134,7 @@ def test_golden_pictures_give_their_outputs_with_every_file(bundle):
         row = formats.get(name)
         got = row.load().run(bundle.folder / row.path("corners"), x)
         want = [picture["expected"][name] for picture in rows]
-        np.testing.assert_allclose(got, want, atol=0.02 if "int8" in name else 1e-3)
+        np.testing.assert_allclose(got, want, atol=0.02 if row.needs_calibration else 1e-3)
     keras_model = keras.models.load_model(bundle.folder / "keras/model.keras")
     want = [picture["expected"]["keras"] for picture in rows]
     np.testing.assert_allclose(keras_model(x.astype("float32")), want, atol=1e-5)
