@@ -14,9 +14,10 @@ def decode(content: Tensor, image_size: tuple[int, int], channels: int, resize: 
     """Returns a JPEG or PNG file as raw pixels of the size and channels that a model takes.
 
     Colours, transparency, luma, 16 bits and the resize rules are those of `cnnkit.data.decode`.
-    Differs: EXIF rotation is not applied, since no operation of TensorFlow reads it. Where a
-    picture is resized, few pixels are rounded to the other side: by 1, or by 2 where that happens
-    along rows and along columns. Of an animation, the first frame is taken.
+    Differs: EXIF rotation is not applied, since no operation of TensorFlow reads it, and the one
+    colour that a PNG without a palette may declare transparent is kept. Where a picture is resized,
+    few pixels are rounded to the other side: by 1, or by 2 where that happens along rows and along
+    columns. Of an animation, the first frame is taken.
 
     Args:
         content: The file, a scalar string.

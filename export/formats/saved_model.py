@@ -24,7 +24,10 @@ from export import cookbook
 from export.formats import metadata as meta
 from export.formats import signatures
 from export.formats import trace
+from export.formats.metadata import INPUT
+from export.formats.metadata import OUTPUT
 from export.formats.metadata import Metadata
+from export.formats.trace import SIGNATURE
 
 if TYPE_CHECKING:
     import keras
@@ -142,6 +145,19 @@ def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
 def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from pictures to outputs; every call starts a process, see `run`."""
     return lambda x: run(path, x, threads=threads)
+
+
+def loaded(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from pictures to outputs that runs in this process, in any thread."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        outputs = model.signatures[SIGNATURE](**{INPUT: tf.constant(x, tf.float32)})
+        return outputs[OUTPUT].numpy()
+
+    return predict
 
 
 def input_shape(path: Path) -> tuple[int, ...]:

@@ -36,7 +36,9 @@ FILES = {
     *(f"tflite/digits_{kind}.tflite" for kind in ("float32", "float16", "dynamic", "int8")),
     *(f"onnx/digits_{kind}.onnx" for kind in ("float32", "int8")),
     *(f"micro/digits{end}" for end in (".tflite", ".h", "_ops.h")),
-    *(f"serving/{name}" for name in ("models.config", "batching.config", "request_example.json")),
+    *(f"serving/{name}.config" for name in ("models", "batching", "monitoring")),
+    *(f"serving/request_{name}.json" for name in ("example", "bytes", "classify")),
+    *(f"serving/{name}" for name in ("README.md", "compose.yaml", "grpc_example.py")),
 }
 SAVED_MODEL = "serving/digits/1"
 NAMES = {"keras": "", **{row.name: row.path("digits") for row in formats.FORMATS.values()}}

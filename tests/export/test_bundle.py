@@ -46,7 +46,9 @@ def promised(name):
             elif column.endswith("/"):
                 found.add(column)
             elif first.startswith("serving/"):
-                found |= {f"serving/{file}" for file in re.findall(r"\w+\.(?:config|json)", column)}
+                found |= {
+                    f"serving/{file}" for file in re.findall(r"\w+\.(?:config|json|yaml)", column)
+                }
     return found
 
 
