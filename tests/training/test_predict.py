@@ -20,12 +20,13 @@ class Pixels:
 
 
 def test_few_pictures_are_float32_at_a_time(monkeypatch):
+    monkeypatch.setattr(predict, "_STEP", 8 * 8 * 32)
     monkeypatch.setattr(predict, "_FLOATS", 8 * 8 * 70)
     x = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 1)).astype(np.uint8)
     flat = keras.layers.Flatten()
     model = keras.Sequential([keras.Input((8, 8, 1)), flat, keras.layers.Dense(3)])
     pixels = Pixels(x)
     found = predict_keras(model, pixels)
-    assert pixels.read == [64, 64, 22]  # whole batches of Keras
+    assert pixels.read == [64, 64, 22]  # whole batches
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, model(x.astype(np.float32)), rtol=1e-4, atol=1e-3)
