@@ -27,6 +27,7 @@ from cnnkit.errors import UsageError
 from export import formats
 from export import ledger
 from export.convert import convert
+from export.formats import metadata
 from export.formats import micro
 from export.formats import serving
 from export.ledger import Row
@@ -250,9 +251,8 @@ def write(
         if "savedmodel" in accepted:
             serving.write(folder / "serving", subject.name, golden)
         if subject.labels:
-            # One line a label: a line break inside a name would shift all that follow.
-            lines = (" ".join(label.splitlines()) or " " for label in subject.labels)
-            files.write_text(folder / "labels.txt", "".join(f"{line}\n" for line in lines))
+            lines = (f"{metadata.line(label)}\n" for label in subject.labels)
+            files.write_text(folder / "labels.txt", "".join(lines))
         files.write_text(folder / Bundle.CONFIG, to_toml(subject.recipe))
         if dataset is not None:
             dataset.manifest.save(folder / Bundle.DATA)
@@ -370,8 +370,8 @@ def _write_golden(folder: Path, subject: Subject, accepted: Sequence[str]) -> np
         "input": {
             "name": "image",
             "shape": list(x.shape[1:]),
-            "values": "raw pixels 0-255: float32, uint8 in the tflite-int8 file, or int8 less 128 "
-            "in the micro file",
+            "values": "raw pixels 0-255: float32, uint8 in the tflite-int8 file and, as RGB, in "
+            "the tflite-mediapipe file, or int8 less 128 in the micro file",
         },
         "output": {"name": "probabilities"},
         "resize": resize,

@@ -49,6 +49,9 @@ LIMITS: dict[str, Limit] = {
     "tflite-fp16": Limit(0.02, 0.99, "weights keep 11 bits"),
     "tflite-dynamic": _INTEGER,
     "tflite-int8": _INTEGER,
+    "tflite-int16x8": Limit(None, 0.98, "the weights of int8, while activations keep 15 bits"),
+    "tflite-int4": Limit(None, 0.9, "16 levels, for weights that were not trained for them"),
+    "tflite-mediapipe": _INTEGER,
     "micro": _INTEGER,
     "onnx-int8": _INTEGER,
 }
@@ -215,7 +218,7 @@ def simulate(row: Format, model: Any, ranges: Ranges | None, x: np.ndarray) -> n
 
     Training in int8 may come to need the rounding: its float model is then another one.
     """
-    if ranges is None or not row.needs_calibration:
+    if ranges is None or row.variant != "int8":  # wider activations do not round so
         return None
     from cnnkit.training.predict import predict_keras
     from export.quantization.twin import frozen

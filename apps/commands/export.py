@@ -68,7 +68,7 @@ def write_bundle(
     from export import formats
 
     asked = names or subject.recipe.export.formats
-    chosen = formats.select(asked or formats.FORMATS)
+    chosen = formats.select(asked or formats.DEFAULT)
     for row in [] if asked else [row for row in chosen if row.missing()]:
         chosen.remove(row)
         printer.warn(f"no {row.name}: {row.missing()} is not installed")

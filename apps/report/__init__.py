@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 # The file that the report looks at closely: the first of these that passed.
 _FOCUS = (
     "tflite-int8",
+    "tflite-mediapipe",
+    "tflite-int16x8",
     "tflite-fp16",
     "tflite-dynamic",
+    "tflite-int4",
     "tflite",
     "onnx-int8",
     "onnx",

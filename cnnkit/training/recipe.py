@@ -396,7 +396,7 @@ class Export(_Section):
     """What is written, and what it must keep to.
 
     Args:
-        formats: Names of formats; none means all.
+        formats: Names of formats; none means all but those that are written only when asked for.
         calibration: Training pictures for the ranges of int8.
         max_drop: Accuracy that a file may lose against the Keras model, a fraction.
         max_size: Bytes that a file may have.
@@ -427,7 +427,7 @@ class Recipe(_Section):
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "phone": {
         "augment": {"preset": "auto"},
-        "export": {"formats": ["tflite", "tflite-fp16", "tflite-int8"]},
+        "export": {"formats": ["tflite", "tflite-fp16", "tflite-int8", "tflite-mediapipe"]},
     },
     "mcu": {
         "model": {"width": 0.5},

@@ -20,6 +20,7 @@ class Format:
         place: Path in the bundle; `{name}` stands for the model's name.
         needs_calibration: Whether writing it takes calibration pictures.
         description: One line for lists.
+        default: Whether it is written where nobody says which formats are.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Format:
     place: str
     needs_calibration: bool
     description: str
+    default: bool = True
 
     def path(self, name: str) -> Path:
         """Returns the path relative to the bundle for a model called `name`."""
@@ -79,6 +81,35 @@ FORMATS: dict[str, Format] = {
             "TensorFlow Lite, int8 throughout: phones, microcontrollers, NPUs; takes uint8 pixels",
         ),
         Format(
+            "tflite-int16x8",
+            "tflite",
+            "int16x8",
+            "tflite/{name}_int16x8.tflite",
+            True,
+            "TensorFlow Lite, int8 weights with int16 activations: where int8 loses too much; slow "
+            "on CPUs; only when asked for",
+            default=False,
+        ),
+        Format(
+            "tflite-int4",
+            "int4",
+            "int4",
+            "tflite/{name}_int4.tflite",
+            False,
+            "TensorFlow Lite, int4 weights with float32 activations: smaller than int8, and less "
+            "exact; only when asked for; the extra [quantizers]",
+            default=False,
+        ),
+        Format(
+            "tflite-mediapipe",
+            "mediapipe",
+            "int8",
+            "tflite/{name}_mediapipe.tflite",
+            True,
+            "the int8 file for MediaPipe's ImageClassifier: takes RGB, with labels and TFLite "
+            "metadata",
+        ),
+        Format(
             "micro",
             "micro",
             "int8",
@@ -112,6 +143,8 @@ FORMATS: dict[str, Format] = {
         ),
     )
 }
+
+DEFAULT = tuple(name for name, row in FORMATS.items() if row.default)
 
 
 def get(name: str) -> Format:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from export.quantization.ranges import Ranges
 
-VARIANTS = ("float32", "float16", "dynamic", "int8")
+VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8")
+# Those whose activations are integers, with ranges that calibration pictures tell.
+CALIBRATED = ("int8", "int16x8")
 INPUT_TYPES = ("uint8", "int8", "float32")
 # Whether one call of a predictor is short enough to be timed.
 QUICK = True
@@ -57,13 +59,15 @@ def write(  # noqa: PLR0913
         model: One input, one output. Deployable models take raw pixels 0-255.
         path: Where the file goes; it appears there whole or not at all.
         variant: One of `VARIANTS`. "float16" halves the weights and "dynamic" stores them as
-            int8, both compute in float32; "int8" uses integer kernels throughout.
-        calibration: Inputs from which "int8" learns the ranges of activations, `(n, …)`.
+            int8, both compute in float32; "int8" uses integer kernels throughout, and so does
+            "int16x8", with int8 weights and int16 activations.
+        calibration: Inputs from which the last two learn the ranges of activations, `(n, …)`.
         labels: Class names, stored in the file.
         resize: Name of the resize rule, stored in the file.
         input_type: Of an int8 file: "uint8" takes raw pixels (scale 1, zero point 0), "int8"
             raw pixels less 128, "float32" any range, which is quantized in the graph. The output
-            is float32; with "int8" it is int8 too, and no op computes in anything else.
+            is float32; with "int8" it is int8 too, and no op computes in anything else. Other
+            files take float32; of "int16x8", "float32" says that these are not raw pixels.
         ranges: Of activations, for "int8", as quantization-aware training learned them: then
             nothing is calibrated, and the file computes what `twin.frozen(model, ranges)` does.
 
@@ -78,16 +82,16 @@ def write(  # noqa: PLR0913
         from export.quantization import twin
 
         content = _convert_simulation(twin.frozen(model, ranges, target="tflite"), input_type)
-        _check(content, model, variant)
+        check(content, model, variant)
         with files.replacing(path) as partial:
             partial.write_bytes(flatbuffer.finish(content, described))
         return path
-    samples = _samples(calibration, model, input_type) if variant == "int8" else None
+    samples = _samples(calibration, model, variant, input_type) if variant in CALIBRATED else None
     with tempfile.TemporaryDirectory() as folder:
         content, silent = _convert(
             trace.save_frozen(model, Path(folder), 1), variant, samples, input_type
         )
-    _check(content, model, variant)
+    check(content, model, variant)
     if silent:
         described = meta.of(model, labels, resize, [layer_of(model, name) for name in silent])
     with files.replacing(path) as partial:
@@ -208,10 +212,14 @@ def layer_of(model: keras.Model, tensor: str) -> str:
     return tensor
 
 
-def _samples(calibration: np.ndarray | None, model: keras.Model, input_type: str) -> np.ndarray:
+def _samples(
+    calibration: np.ndarray | None, model: keras.Model, variant: str, input_type: str
+) -> np.ndarray:
     if calibration is None or not len(calibration):
         raise UsageError(
-            "An int8 file needs calibration pictures", where=model.name, todo="pass `calibration`"
+            f"An {variant} file needs calibration pictures",
+            where=model.name,
+            todo="pass `calibration`",
         )
     if calibration.shape[1:] != model.input_shape[1:]:
         raise UsageError(
@@ -248,7 +256,7 @@ def _convert(
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter", append=False)
         if samples is None:
             return _translated(converter.convert), []
-        return _convert_int8(converter, samples, input_type)
+        return _convert_integer(converter, variant, samples, input_type)
 
 
 def _convert_simulation(simulation: keras.Model, input_type: str) -> bytes:
@@ -265,7 +273,9 @@ def _convert_simulation(simulation: keras.Model, input_type: str) -> bytes:
         return _translated(converter.convert)
 
 
-def _convert_int8(converter: Any, samples: np.ndarray, input_type: str) -> tuple[bytes, list[str]]:
+def _convert_integer(
+    converter: Any, variant: str, samples: np.ndarray, input_type: str
+) -> tuple[bytes, list[str]]:
     """Calibrates, sets the ranges that calibration cannot know, and quantizes.
 
     The two halves of `convert()` are called apart, as `tf.lite.experimental.QuantizationDebugger`
@@ -273,16 +283,27 @@ def _convert_int8(converter: Any, samples: np.ndarray, input_type: str) -> tuple
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
+    from tensorflow.lite.python.optimize.calibrator import Calibrator
 
     def feed() -> Iterable[dict[str, np.ndarray]]:
         return ({INPUT: sample[None]} for sample in samples)
 
     raw = input_type != "float32"
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    kinds, wide = tf.lite.OpsSet, variant == "int16x8"
+    converter.target_spec.supported_ops = [
+        kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        if wide
+        else kinds.TFLITE_BUILTINS_INT8
+    ]
     converter.representative_dataset = feed
     converter._experimental_calibrate_only = True
     calibrated = _translated(converter.convert)
     ranged, silent = flatbuffer.set_ranges(calibrated, (0.0, 255.0) if raw else None)
+    if wide:  # by the older quantizer, as `convert()` does; it takes the ranges from the file
+        none: Iterable[dict[str, np.ndarray]] = ()
+        types = tf.float32, tf.float32, True, tf.int16, tf.int64
+        tool = Calibrator(ranged)
+        return _translated(lambda: tool.calibrate_and_quantize(lambda: none, *types)), silent
     quantized = mlir_quantize(
         ranged,
         input_data_type=getattr(tf, input_type),
@@ -306,7 +327,7 @@ def _translated(convert: Any) -> bytes:
         raise UsageError(found.cause, todo=found.cure) from error
 
 
-def _check(content: bytes, model: keras.Model, variant: str) -> None:
+def check(content: bytes, model: keras.Model, variant: str) -> None:
     """Refuses a file that a phone could not run.
 
     Raises:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-import warnings
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from dataclasses import asdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from cnnkit import registry
-from cnnkit.errors import UsageError
 from export import formats
 from export import ledger
 from export.quantization.sensitivity import decibels
@@ -161,28 +156,14 @@ def _onnx_runtime(model: keras.Model, calibration: np.ndarray, path: Path) -> Mo
 
 
 def _litert_quantizer(model: keras.Model, calibration: np.ndarray, path: Path) -> ModuleType:
-    """Static int8 weights and activations; its ranges are moving averages over the pictures."""
     from export.formats import flatbuffer
     from export.formats import metadata
     from export.formats import tflite
+    from export.quantization import litert_quantizer
 
-    try:
-        from litert_quantizer import quantizer
-        from litert_quantizer import recipe
-    except ImportError as error:
-        raise UsageError(
-            "litert-quantizer is not installed", todo="pip install 'cnnkit[quantizers]'"
-        ) from error
     # Not from `tflite.write`: it knows tensors by their names, which are stripped there.
-    path.write_bytes(tflite.unfinished(model))
-    samples = [{metadata.INPUT: row[None].astype(np.float32)} for row in calibration]
-    with _silence():
-        tool = quantizer.Quantizer(str(path))
-        tool.load_quantization_recipe(recipe.static_wi8_ai8())
-        found = tool.quantize(tool.calibrate({"serving_default": samples}, num_threads=1))
-    path.write_bytes(
-        flatbuffer.finish(bytes(found.quantized_model), metadata.of(model, None, None))
-    )
+    content = litert_quantizer.static_int8(tflite.unfinished(model), calibration)
+    path.write_bytes(flatbuffer.finish(content, metadata.of(model, None, None)))
     return tflite
 
 
@@ -192,16 +173,3 @@ QUANTIZERS: dict[str, Callable[[keras.Model, np.ndarray, Path], ModuleType]] = {
     "litert-quantizer": _litert_quantizer,
     "ONNX Runtime": _onnx_runtime,
 }
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps a tool from writing to the console."""
-    nowhere = io.StringIO()
-    with (
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield

@@ -34,6 +34,7 @@ FILES = {
     *("golden.json", "keras/model.keras"),
     *(f"golden/{i:02}.png" for i in range(16)),
     *(f"tflite/digits_{kind}.tflite" for kind in ("float32", "float16", "dynamic", "int8")),
+    "tflite/digits_mediapipe.tflite",
     *(f"onnx/digits_{kind}.onnx" for kind in ("float32", "int8")),
     *(f"micro/digits{end}" for end in (".tflite", ".h", "_ops.h")),
     *(f"serving/{name}.config" for name in ("models", "batching", "monitoring")),
@@ -41,7 +42,7 @@ FILES = {
     *(f"serving/{name}" for name in ("README.md", "compose.yaml", "grpc_example.py")),
 }
 SAVED_MODEL = "serving/digits/1"
-NAMES = {"keras": "", **{row.name: row.path("digits") for row in formats.FORMATS.values()}}
+NAMES = {"keras": "", **{name: formats.get(name).path("digits") for name in formats.DEFAULT}}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_the_steps_and_the_table(digits):
     assert places == sorted(places)
     rows = rows_of(out, "saved_models/digits, verified on")
     assert [row[0] for row in rows] == list(NAMES)
-    assert [row[-1] for row in rows] == ["the reference", *["ok"] * len(formats.FORMATS)]
+    assert [row[-1] for row in rows] == ["the reference", *["ok"] * len(formats.DEFAULT)]
     for row in rows[1:]:
         assert row[2].endswith("kB")
         assert row[3].endswith("kB")
@@ -171,7 +172,7 @@ def test_verify(cnnkit, digits, manifest, data):
     done = cnnkit("verify", digits.bundle, *data)
     assert (done.code, done.err) == (0, "")
     rows = rows_of(done.out)
-    assert [row[0] for row in rows] == list(formats.FORMATS)
+    assert [row[0] for row in rows] == list(formats.DEFAULT)
     assert {row[-1] for row in rows} == {"ok"}
     if data:
         accuracy = [f"{row['accuracy']:.4g}" for row in manifest["verdicts"]]
