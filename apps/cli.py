@@ -30,6 +30,7 @@ from apps.commands.lr_find import lr_find
 from apps.commands.predict import predict
 from apps.commands.resume import resume
 from apps.commands.run import run
+from apps.commands.serve import serve
 from apps.commands.show import show
 from apps.commands.train import train
 from apps.commands.tune import tune
@@ -52,6 +53,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compress": compress,
     "export": export,
     "verify": verify,
+    "serve": serve,
     "eval": evaluate,
     "bench": bench,
     "predict": predict,

@@ -11,11 +11,14 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/cnnkit run digits",
+    ".venv/bin/pip install '.[serve]' && .venv/bin/cnnkit serve saved_models/digits\n"
+    "curl -d @saved_models/digits/serving/request_classify.json "
+    "localhost:8501/v1/models/digits:classify",
     ".venv/bin/pip install '.[test]' && .venv/bin/pytest -n 2",
 )
 
 
-def test_the_two_commands_of_a_newcomer():
+def test_the_commands_of_a_newcomer():
     assert [text.strip() for _, text in BLOCKS if ".venv/" in text] == list(COMMANDS)
 
 

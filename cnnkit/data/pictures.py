@@ -115,12 +115,19 @@ def decode_all(
     def one(source: str | Path | bytes) -> np.ndarray:
         try:
             content = source if isinstance(source, bytes) else read(Path(source))
-            return fit(_load(content)[1], image_size, channels, resize)
+            return decode_here(content, image_size, channels, resize)
         except PictureError as error:
             where = "" if isinstance(source, bytes) else printable(source)
             raise PictureError(error.code, error.reason, where) from None
 
     return in_parallel(one, sources)
+
+
+def decode_here(
+    content: bytes, image_size: tuple[int, int], channels: int, resize: str
+) -> np.ndarray:
+    """Returns what `decode` does, in the thread of the caller, who keeps Pillow `quiet`."""
+    return fit(_load(content)[1], image_size, channels, resize)
 
 
 def in_parallel(

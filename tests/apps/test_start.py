@@ -36,6 +36,8 @@ LIGHT = [
     (("export", ".", "--set", "a.b=1"), 2),
     (("predict", "nowhere", "nothing"), 2),
     (("verify", "."), 2),
+    (("serve", "."), 2),
+    (("serve", "nowhere"), 2),
     (("list", "formats"), 0),
     (("list", "passes"), 0),
     (("list", "presets"), 0),
