@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+
+from cnnkit import files
+from cnnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from export.bench import Result
 
 _MANY = 30
 
@@ -49,6 +57,37 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
 def _plain(name: str) -> str:
     # matplotlib reads `$…$` as mathematics; what a font lacks or a line breaks is not for axes.
     return "".join(c if c.isprintable() else "?" for c in name)[:20].replace("$", r"\$")
+
+
+def write_times(path: Path, rows: Sequence[Result]) -> None:
+    """Writes the times of files as a picture, .png or .svg: least, median, and from p10 to p95.
+
+    Raises:
+        UsageError: If the name ends in something else.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise UsageError("Not a picture's name", where=path, expected="NAME.png or NAME.svg")
+    figure, axis = _figure(1, 1, (8, 1.2 + 0.35 * len(rows)))
+    places = range(len(rows))
+    axis.hlines(places, [r.time.p10 for r in rows], [r.time.p95 for r in rows], label="p10 to p95")
+    axis.plot([r.time.p50 for r in rows], places, "o", label="median")
+    axis.plot([r.time.least for r in rows], places, "|", color="black", label="least")
+    many = len({row.threads for row in rows}) > 1
+    names = [
+        _plain(row.entry.path.name) + (f", {row.threads} threads" if many else "") for row in rows
+    ]
+    axis.set_yticks(places, names)
+    axis.invert_yaxis()
+    axis.set(xlabel="ms for one picture", xscale="log")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as partial:
+        figure.savefig(
+            partial,
+            format=path.suffix[1:],
+            metadata={"Date": None} if path.suffix == ".svg" else None,
+        )
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> Any:
