@@ -35,6 +35,9 @@ def verify(
         ["artifact", "accuracy", "of the model", "agreement", "largest difference", "verdict"],
         rows,
     )
+    for row in verdict.rows:
+        for note in row.notes:
+            printer.note(f"{row.format}: {note}")
     if verdict.broken:
         console.table("Not as exported", ["file", "what"], verdict.broken.items())
     if not verdict.ok:
