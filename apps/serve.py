@@ -114,7 +114,7 @@ def run(model: Served, limits: Limits, at: socket.socket) -> None:
     """Answers until SIGTERM or SIGINT, and then those requests that have come already."""
     # Pillow's remarks on odd pictures; its own way to be quiet is not for threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    _allow_many_files()
+    allow_many_files()
     config = uvicorn.Config(
         application(model, limits),
         http=_protocol(limits.idle_s),
@@ -176,7 +176,7 @@ def _protocol(idle_s: float) -> type[asyncio.Protocol]:
     return Protocol
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """Allows as many connections as the system does, where it counts them."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource

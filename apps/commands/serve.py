@@ -66,6 +66,7 @@ def serve(
             body_bytes=max_body * 2**20,
             held_bytes=16 * max_body * 2**20,
             seconds=timeout,
+            idle_s=min(timeout, Limits.idle_s),
             batch=batch_size,
             batch_wait_s=batch_wait / 1000,
         )

@@ -94,23 +94,20 @@ class _Interface:
         async def ask(request: Request) -> Response:
             self._require_model(request)
             deadline = time.monotonic() + self.limits.seconds
-            size = 0
+            body = bytearray()
             try:
-                parts = []
                 async for part in self._parts(request):
-                    parts.append(part)
-                    size += len(part)
+                    body += part
                     self.held += len(part)
-                    if size > self.limits.body_bytes:
+                    if len(body) > self.limits.body_bytes:
                         raise _too_long(self.limits)
                     if self.held > self.limits.held_bytes:
                         raise RequestError("Too much is being read: try again later", 503)
                 request.scope["read"] = True
-                asked = await self._read(verb, b"".join(parts))
-                del parts
+                asked = await self._read(verb, body)
                 y = await self.batcher.predict(asked.pictures, deadline)
             finally:
-                self.held -= size
+                self.held -= len(body)
             return answer(asked.answer(y, self.model.labels))
 
         return ask
@@ -122,7 +119,7 @@ class _Interface:
             raise _too_long(self.limits)
         return request.stream()
 
-    async def _read(self, verb: str, body: bytes) -> Asked:
+    async def _read(self, verb: str, body: bytearray) -> Asked:
         def read() -> Asked:
             return _VERBS[verb](body, self.model.input_shape, self.limits.pictures)
 

@@ -64,7 +64,7 @@ class Asked:
     answer: Callable[[np.ndarray, Sequence[str]], dict[str, Any]]
 
 
-def predict(body: bytes, shape: Shape, most: int) -> Asked:
+def predict(body: bytearray, shape: Shape, most: int) -> Asked:
     """Reads the body of a Predict request.
 
     Args:
@@ -99,7 +99,7 @@ def predict(body: bytes, shape: Shape, most: int) -> Asked:
     return Asked(list(map(_file, given)) if files else _pixels(given, shape), answer)
 
 
-def classify(body: bytes, shape: Shape, most: int) -> Asked:
+def classify(body: bytearray, shape: Shape, most: int) -> Asked:
     """Reads the body of a Classify request; see `predict`."""
     found = _object(body, shape, most)
     if (name := _signature(found)) != CLASSIFY:
@@ -168,7 +168,7 @@ def _definition(inputs: dict[str, Any], outputs: dict[str, Any], method: str) ->
     return {"inputs": tensors(inputs), "outputs": tensors(outputs), "method_name": method}
 
 
-def _object(body: bytes, shape: Shape, most: int) -> dict[str, Any]:
+def _object(body: bytearray, shape: Shape, most: int) -> dict[str, Any]:
     # In memory, an empty list is twenty times as long as in JSON: none may come in millions.
     if body.count(b"[") + body.count(b"{") > 16 + most * (2 + shape[0] * (1 + shape[1])):
         raise RequestError("More lists and objects than the largest request needs", 413)
