@@ -63,6 +63,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
 ) -> None:
     """Times files side by side; with --input, the way from pictures to a step of training."""
+    if sources and data:
+        raise UsageError("Files or --input, not both", where="cnnkit bench")
     if sources:
         counts = _threads(threads)
         limits = {
@@ -95,8 +97,11 @@ def _files(
     plot: Path | None,
     as_json: bool,
 ) -> None:
+    from apps.report import charts
     from export import bench
 
+    if plot:
+        charts.require_picture(plot)
     printer = console.Printer(1)
     with console.hushed():
         taking_part = bench.entries(sources)
@@ -110,8 +115,6 @@ def _files(
         if (reasons := bench.breaches(row, **limits))  # type: ignore[arg-type]
     }
     if plot:
-        from apps.report import charts
-
         charts.write_times(plot, found)
     if as_json:
         typer.echo(

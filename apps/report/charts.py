@@ -59,14 +59,18 @@ def _plain(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)[:20].replace("$", r"\$")
 
 
-def write_times(path: Path, rows: Sequence[Result]) -> None:
-    """Writes the times of files as a picture, .png or .svg: least, median, and from p10 to p95.
+def require_picture(path: Path) -> None:
+    """Raises if a file cannot be a chart.
 
     Raises:
-        UsageError: If the name ends in something else.
+        UsageError: If its name ends in neither .png nor .svg.
     """
     if path.suffix not in (".png", ".svg"):
         raise UsageError("Not a picture's name", where=path, expected="NAME.png or NAME.svg")
+
+
+def write_times(path: Path, rows: Sequence[Result]) -> None:
+    """Writes the times of files as a picture: least, median, and from p10 to p95."""
     figure, axis = _figure(1, 1, (8, 1.2 + 0.35 * len(rows)))
     places = range(len(rows))
     axis.hlines(places, [r.time.p10 for r in rows], [r.time.p95 for r in rows], label="p10 to p95")
