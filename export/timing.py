@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -152,17 +151,15 @@ def in_process(kind: str, path: Path, threads: int) -> Predict:
         threads: Of the runtime; TensorFlow takes its own.
     """
     from export import formats
+    from export.formats import saved_model
 
-    if kind not in ("keras", "saved_model"):
+    if kind == "saved_model":
+        return saved_model.loaded(path)
+    if kind != "keras":
         predict: Predict = formats.module(kind).predictor(path, threads=threads)
         return predict
     import tensorflow as tf
 
-    if kind == "saved_model":
-        signature: Any = tf.saved_model.load(str(path)).signatures["serving_default"]
-        (name,) = signature.structured_input_signature[1]
-        (output,) = signature.structured_outputs
-        return lambda x: signature(**{name: tf.constant(x, tf.float32)})[output].numpy()
     from cnnkit.models.saving import load_model
 
     model = tf.function(load_model(path))
