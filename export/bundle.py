@@ -239,7 +239,7 @@ def write(
             else:
                 reporter.step(f"verifying {row.name}")
                 simulated = simulate(row, model, subject.ranges, pictures.x)
-                verdict = judge(row, folder, subject.name, pictures, gates, simulated)
+                verdict = judge(row, folder, subject.name, pictures, gates, simulated, model)
             verdicts.append(verdict)
             if not verdict.ok:
                 files.remove(done.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from cnnkit import files
 from cnnkit.errors import CnnkitError
+from export import divergence
 from export import formats
 from export import ledger
 from export.formats import Format
@@ -31,26 +33,40 @@ class Limit:
     Attributes:
         max_abs: Largest difference of a probability, or None where no bound holds.
         agreement: Least fraction of pictures with the same likeliest class.
+        layer_db: Signal to noise below which a layer counts as the one where a file departs.
         reason: Where the numbers come from.
     """
 
     max_abs: float | None
     agreement: float
+    layer_db: float
     reason: str
 
+    def __str__(self) -> str:
+        """Says what is asked, without the reason."""
+        asked = [] if self.max_abs is None else [f"within {self.max_abs:g}"]
+        asked += [f"agrees on {self.agreement:.0%}"] if self.agreement else []
+        return ", ".join(asked)
 
-_EXACT = Limit(1e-4, 0.0, "the same float32 arithmetic in another order")
+
+_EXACT = Limit(
+    1e-4, 0.0, 60.0, "the same float32 arithmetic in another order: only roundings of 2^-24 differ"
+)
 # A picture on which two classes are nearly equal may change sides: no bound on the difference.
-_INTEGER = Limit(None, 0.95, "int8 has 256 levels: pictures near a border change sides")
+_INTEGER = Limit(None, 0.95, 10.0, "int8 has 256 levels: pictures near a border change sides")
 LIMITS: dict[str, Limit] = {
     "tflite": _EXACT,
     "onnx": _EXACT,
     "savedmodel": _EXACT,
-    "tflite-fp16": Limit(0.02, 0.99, "weights keep 11 bits"),
+    "tflite-fp16": Limit(
+        0.02, 0.99, 40.0, "weights keep 11 bits, a relative error of at most 2^-11 each"
+    ),
     "tflite-dynamic": _INTEGER,
     "tflite-int8": _INTEGER,
-    "tflite-int16x8": Limit(None, 0.98, "the weights of int8, while activations keep 15 bits"),
-    "tflite-int4": Limit(None, 0.9, "16 levels, for weights that were not trained for them"),
+    "tflite-int16x8": Limit(
+        None, 0.98, 15.0, "the weights of int8, while activations keep 15 bits"
+    ),
+    "tflite-int4": Limit(None, 0.9, 5.0, "16 levels, for weights that were not trained for them"),
     "tflite-mediapipe": _INTEGER,
     "micro": _INTEGER,
     "onnx-int8": _INTEGER,
@@ -78,6 +94,7 @@ class Judged:
         latency_ms: Median time for one picture on one thread; None where a call starts a process.
         arena_bytes: RAM that TFLite Micro was measured to need; None for other runtimes.
         notes: What the user should know.
+        limit: What the format is held to, and why.
     """
 
     format: str
@@ -95,6 +112,7 @@ class Judged:
     latency_ms: float | None = None
     arena_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    limit: str = ""
 
     @property
     def drop(self) -> float | None:
@@ -158,8 +176,11 @@ def judge(
     pictures: Pictures,
     gates: Gates,
     simulated: np.ndarray | None = None,
+    model: Any = None,
 ) -> Judged:
     """Runs the artifact of one format on `pictures` and compares it with the Keras model.
+
+    Of one that departs from the model, the verdict names the layer where it does.
 
     Args:
         row: The format.
@@ -169,8 +190,9 @@ def judge(
         gates: What the user asks.
         simulated: What the file must compute if its model was trained for int8, see `simulate`:
             classes are compared with these. Accuracy is compared with the Keras model's.
+        model: The Keras model, to look for the layer; None names none.
     """
-    place = row.path(name)
+    place, limit = row.path(name), LIMITS[row.name]
     path, module = folder / place, row.load()
     try:
         predict = module.predictor(path)
@@ -208,9 +230,24 @@ def judge(
             *(module.notes(path) if hasattr(module, "notes") else ()),
             *confirmed.get("notes", ()),
         ),
+        limit=f"{limit}: {limit.reason}",
     )
-    reason = _breach(judged, LIMITS[row.name], gates)
-    return Judged(**{**vars(judged), "ok": not reason, "reason": reason})
+    reason = _departure(judged, limit, gates)
+    if reason and model is not None:
+        reason = f"{reason}; {_where(row, path, model, pictures.x)}"
+    reason = reason or _too_large(judged, gates)
+    return replace(judged, ok=not reason, reason=reason)
+
+
+def _where(row: Format, path: Path, model: Any, x: np.ndarray) -> str:
+    """Returns at which layer a file departs from its model, in half a sentence."""
+    if why := divergence.missing(row):
+        return why
+    try:
+        return divergence.trace(row, path, model, x).told(LIMITS[row.name].layer_db)
+    except Exception as failure:  # the verdict stands without it
+        first = (str(failure) or type(failure).__name__).splitlines()[0]
+        return f"its layers cannot be looked at ({first})"
 
 
 def simulate(row: Format, model: Any, ranges: Ranges | None, x: np.ndarray) -> np.ndarray | None:
@@ -239,19 +276,29 @@ def _paired_error(got: np.ndarray, want: np.ndarray, y: np.ndarray) -> float:
     return float(np.sqrt(one_right.sum()) / len(y))
 
 
-def _breach(found: Judged, limit: Limit, gates: Gates) -> str:
-    """Returns which limit or gate is not kept, or an empty string."""
+def _departure(found: Judged, limit: Limit, gates: Gates) -> str:
+    """Returns how the file is not the model: which limit or gate it misses, or an empty string."""
     agreement, max_abs = found.agreement or 0.0, found.max_abs
     # One picture is always allowed: less cannot be told from chance.
     one = 1.0 / found.pictures + 1e-9
     if max_abs is None or not np.isfinite(max_abs):
         return "gives NaN or infinity"
     if limit.max_abs is not None and max_abs > limit.max_abs:
-        return f"differs from the Keras model by {max_abs:.2g}, limit {limit.max_abs:g}"
+        return (
+            f"differs from the Keras model by {max_abs:.2g}, limit {limit.max_abs:g} "
+            f"({limit.reason})"
+        )
     if not gates.dry_run and 1.0 - agreement > max(1.0 - limit.agreement, one):
-        return f"agrees with the Keras model on {agreement:.1%}, limit {limit.agreement:.0%}"
+        return (
+            f"agrees with the Keras model on {agreement:.1%}, limit {limit.agreement:.0%} "
+            f"({limit.reason})"
+        )
     if found.drop is not None and found.drop - (found.drop_error or 0.0) > gates.max_drop + 1e-9:
         return f"loses {found.drop:.4f} of accuracy, export.max_drop is {gates.max_drop:g}"
+    return ""
+
+
+def _too_large(found: Judged, gates: Gates) -> str:
     if gates.max_size is not None and (found.size_bytes or 0) > gates.max_size:
         return f"has {found.size_bytes} bytes, export.max_size is {gates.max_size}"
     return ""
@@ -312,6 +359,7 @@ def verify(
                 pictures,
                 bundle.gates,
                 simulate(row, model, learned, pictures.x),
+                model,
             )
         )
     return Verdict(rows, broken, source)

@@ -92,6 +92,12 @@ def write(
     return path
 
 
+def unfinished(model: keras.Model) -> bytes:
+    """Returns the float32 file as the converter leaves it, with the names of layers in it."""
+    with _silence():
+        return _convert(model).SerializeToString()
+
+
 def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from pictures to outputs, on ONNX Runtime's CPU provider.
 

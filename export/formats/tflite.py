@@ -131,7 +131,7 @@ def predictor(
         for index in range(len(x)):
             runner.set_tensor(i["index"], quantized(x[index : index + 1], i))
             runner.invoke()
-            y[index] = _dequantized(runner.get_tensor(o["index"]), o)[0]
+            y[index] = dequantized(runner.get_tensor(o["index"]), o)[0]
         return y
 
     return predict
@@ -365,7 +365,8 @@ def quantized(x: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     return np.clip(steps, limits.min, limits.max).astype(dtype)
 
 
-def _dequantized(y: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+def dequantized(y: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    """Returns a tensor of these details as float32."""
     scale, zero = details["quantization"]
     if not np.issubdtype(y.dtype, np.integer):
         return y.astype(np.float32, copy=False)

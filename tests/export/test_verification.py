@@ -61,6 +61,8 @@ def test_the_limits_cover_exactly_the_formats():
     assert LIMITS.keys() == formats.FORMATS.keys()
     for limit in LIMITS.values():
         assert limit.reason
+        assert str(limit)
+        assert limit.layer_db > 0
         assert 0 <= limit.agreement < 1
         # A format without a bound on the difference must at least agree.
         assert (limit.max_abs or 1) > 0
@@ -102,9 +104,11 @@ def test_the_file_of_another_model_is_refused(own, tmp_path):
     assert not verdict.broken
     found = reasons(verdict)
     assert found.keys() == {"tflite", "tflite-int8"}
-    assert found["tflite"].startswith("differs from the Keras model by 1, limit 0.0001")
+    assert found["tflite"].startswith("differs from the Keras model by 1, limit 0.0001 (the same ")
     assert found["tflite-int8"].startswith("agrees with the Keras model on ")
-    assert found["tflite-int8"].endswith(", limit 95%")
+    assert ", limit 95% (int8 has 256 levels: " in found["tflite-int8"]
+    for reason in found.values():
+        assert "; first departs at layer logits (FULLY_CONNECTED): " in reason
 
 
 def test_a_file_with_another_number_of_classes_or_pixels_is_refused(own):
@@ -209,7 +213,8 @@ def drop(model_accuracy, accuracy, error):
     return {"model_accuracy": model_accuracy, "accuracy": accuracy, "drop_error": error}
 
 
-INTEGER = Limit(None, 0.95, "")
+INTEGER = Limit(None, 0.95, 10.0, "")
+HALF = Limit(0.02, 0.99, 40.0, "")
 
 
 @pytest.mark.parametrize(
@@ -218,8 +223,8 @@ INTEGER = Limit(None, 0.95, "")
         ({}, INTEGER, Gates(), ""),
         ({"agreement": 0.95}, INTEGER, Gates(), ""),
         ({"agreement": 0.949}, INTEGER, Gates(), "agrees with the Keras model on 94.9%, limit 95%"),
-        ({"max_abs": 0.01}, Limit(0.02, 0.99, ""), Gates(), ""),
-        ({"max_abs": 0.03}, Limit(0.02, 0.99, ""), Gates(), "by 0.03, limit 0.02"),
+        ({"max_abs": 0.01}, HALF, Gates(), ""),
+        ({"max_abs": 0.03}, HALF, Gates(), "by 0.03, limit 0.02"),
         ({"max_abs": np.nan}, INTEGER, Gates(), "gives NaN or infinity"),
         ({"max_abs": np.inf}, INTEGER, Gates(), "gives NaN or infinity"),
         # One picture of ten is 10 %, and still only one.
@@ -236,12 +241,13 @@ INTEGER = Limit(None, 0.95, "")
         ({}, INTEGER, Gates(max_size=99), "has 100 bytes, export.max_size is 99"),
         # Of a dry run.
         ({"agreement": 0.3}, INTEGER, Gates(dry_run=True), ""),
-        ({"max_abs": 0.03}, Limit(0.02, 0.99, ""), Gates(dry_run=True), "by 0.03, limit 0.02"),
+        ({"max_abs": 0.03}, HALF, Gates(dry_run=True), "by 0.03, limit 0.02"),
         ({}, INTEGER, Gates(max_size=99, dry_run=True), "has 100 bytes"),
     ],
 )
 def test_limits_and_gates(judged, limit, gates, reason):
-    got = verification._breach(found(**judged), limit, gates)
+    row = found(**judged)
+    got = verification._departure(row, limit, gates) or verification._too_large(row, gates)
     assert (got == "") == (reason == "")
     assert reason in got
 
@@ -256,7 +262,7 @@ def test_one_picture_of_few_is_no_loss_and_half_of_them_is():
         error = verification._paired_error(got, want, y)
         assert error == pytest.approx(np.sqrt(wrong) / 20)
         judged = found(pictures=20, **drop(1.0, 1 - wrong / 20, error))
-        assert bool(verification._breach(judged, INTEGER, Gates())) == refused
+        assert bool(verification._departure(judged, INTEGER, Gates())) == refused
 
 
 def test_the_gates_of_the_bundle_hold_again(own):
