@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from export.formats import Format
-from export.quantization.sensitivity import decibels
 
 if TYPE_CHECKING:
     import keras
@@ -142,6 +141,8 @@ def _strange(lost: _Step, layer: str) -> str:
 
 
 def _distance(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
+    from export.quantization.sensitivity import decibels
+
     if not np.isfinite(got).all():
         return -math.inf, math.inf
     noise = np.square(got - want).sum()
