@@ -1,16 +1,17 @@
-"""From the pictures of many requests to few calls of the model, in a pool of threads."""
+"""From the pictures of many requests to few calls of the model, by a thread for each core."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
+import threading
 import time
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from dataclasses import field
 from typing import TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from cnnkit.data.pictures import decode_here
 Result = TypeVar("Result")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
     """The pictures of one request.
 
@@ -38,7 +39,7 @@ class Job:
 
     pictures: Pictures
     deadline: float
-    answer: asyncio.Future[np.ndarray] = field(default_factory=asyncio.Future)
+    answer: asyncio.Future[np.ndarray]
 
 
 class Batcher:
@@ -55,22 +56,29 @@ class Batcher:
     def __init__(self, model: Served, limits: Limits) -> None:
         self.model, self.limits = model, limits
         self.size = limits.batch if model.batches else 1
-        self.pool = ThreadPoolExecutor(len(model.predictors), "model")
-        self.queue: asyncio.Queue[Job] = asyncio.Queue(limits.waiting)
-        self.collecting = asyncio.Lock()
+        self.queue: queue.Queue[Job | None] = queue.Queue(limits.waiting)
+        self.collecting = threading.Lock()
+        # One at a time: what is read may be many times as large as its text.
+        self.reader = ThreadPoolExecutor(1, "reader")
         self.calls = self.pictures = 0
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keeps the workers at work."""
-        workers = [asyncio.create_task(self._work(p)) for p in self.model.predictors]
+        loop = asyncio.get_running_loop()
+        workers = [
+            threading.Thread(target=self._work, args=(predict, loop), daemon=True)
+            for predict in self.model.predictors
+        ]
+        for worker in workers:
+            worker.start()
         try:
             yield
         finally:
+            self.queue.put(None)
             for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            self.pool.shutdown()
+                worker.join()
+            self.reader.shutdown()
 
     async def predict(self, pictures: Pictures, deadline: float) -> np.ndarray:
         """Returns the probabilities for the pictures of a request.
@@ -78,38 +86,34 @@ class Batcher:
         Raises:
             RequestError: If one cannot be decoded, or too many requests wait already.
         """
-        job = Job(pictures, deadline)
+        job = Job(pictures, deadline, asyncio.get_running_loop().create_future())
         try:
             self.queue.put_nowait(job)
-        except asyncio.QueueFull:
+        except queue.Full:
             raise RequestError("Too many requests are waiting: try again later", 503) from None
         return await job.answer
 
     async def apart(self, function: Callable[[], Result]) -> Result:
-        """Returns what a function does in a thread of the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+        """Returns what a function does that would keep others waiting."""
+        return await asyncio.get_running_loop().run_in_executor(self.reader, function)
 
-    async def _work(self, predict: Predict) -> None:
-        while True:
-            async with self.collecting:
-                jobs = await self._collect()
-            results = await self.apart(lambda jobs=jobs: self._compute(predict, jobs))  # type: ignore[misc]
-            for job, result in zip(jobs, results, strict=True):
-                if job.answer.done():  # its client does not wait any more
-                    continue
-                if isinstance(result, Exception):
-                    job.answer.set_exception(result)
-                else:
-                    job.answer.set_result(result)
+    def _work(self, predict: Predict, loop: asyncio.AbstractEventLoop) -> None:
+        while jobs := self._collect():
+            results = self._compute(predict, jobs)
+            loop.call_soon_threadsafe(self._deliver, jobs, results)
 
-    async def _collect(self) -> list[Job]:
-        jobs = [await self.queue.get()]
-        try:
-            async with asyncio.timeout(self.limits.batch_wait_s):
-                while sum(len(job.pictures) for job in jobs) < self.size:
-                    jobs.append(await self.queue.get())
-        except TimeoutError:
-            pass
+    def _collect(self) -> list[Job]:
+        """Returns the next jobs, none at the end."""
+        jobs: list[Job] = []
+        with self.collecting, contextlib.suppress(queue.Empty):
+            job = self.queue.get()
+            end = time.monotonic() + self.limits.batch_wait_s
+            while job is not None:
+                jobs.append(job)
+                if sum(len(job.pictures) for job in jobs) >= self.size:
+                    return jobs
+                job = self.queue.get(timeout=max(0.0, end - time.monotonic()))
+            self.queue.put(None)  # for the other workers
         return jobs
 
     def _compute(self, predict: Predict, jobs: Sequence[Job]) -> list[np.ndarray | Exception]:
@@ -127,7 +131,6 @@ class Batcher:
             y = predict(np.concatenate(good))
         except Exception as error:
             return [x if isinstance(x, Exception) else error for x in found]
-        self.calls, self.pictures = self.calls + 1, self.pictures + len(y)
         rows = iter(np.split(y, np.cumsum([len(x) for x in good])[:-1]))
         return [x if isinstance(x, Exception) else next(rows) for x in found]
 
@@ -145,3 +148,15 @@ class Batcher:
                     raise RequestError(f"Picture {number}: {error.reason} ({error.code})") from None
             pixels.append(picture)
         return np.stack(pixels)
+
+    def _deliver(self, jobs: Sequence[Job], results: Sequence[np.ndarray | Exception]) -> None:
+        done = [y for y in results if not isinstance(y, Exception)]
+        self.calls += bool(done)
+        self.pictures += sum(map(len, done))
+        for job, result in zip(jobs, results, strict=True):
+            if job.answer.done():  # its client does not wait any more
+                continue
+            if isinstance(result, Exception):
+                job.answer.set_exception(result)
+            else:
+                job.answer.set_result(result)
