@@ -102,3 +102,25 @@ def test_eval_and_predict(cnnkit, here):
     assert {name for name, _ in row["classes"]} <= {f"class {n}" for n in range(10)}
     quiet = cnnkit("-q", "predict", "user.keras", "picture.png", "--format", "json")
     assert (quiet.out, quiet.err) == (done.out, "")
+
+
+def test_what_is_odd_in_the_int8_file_is_in_the_report(cnnkit, here):
+    """A layer that is zero on every picture, and an op that has no int8 kernel."""
+    layers = keras.layers
+    x = image = keras.Input((8, 8, 1), name="image")
+    x = layers.Rescaling(1 / 255, name="pixels")(x)
+    dead = layers.Conv2D(
+        4, 3, activation="relu", bias_initializer=keras.initializers.Constant(-50), name="dead"
+    )
+    x = layers.Concatenate(name="both")([dead(x), layers.Conv2D(4, 3, name="live")(x)])
+    x = layers.GlobalAveragePooling2D(name="mean")(layers.ELU(name="elu")(x))
+    x = layers.Dense(10, activation="softmax", name="probabilities")(x)
+    keras.Model(image, x).save(here / "odd.keras")
+    untrained = ("--set", "guard.dry_run=true", "--set", "export.max_drop=1")
+    done = cnnkit("export", "odd.keras", "--data", "digits", "--format", "tflite-int8", *untrained)
+    assert done.code == 0, done.err
+    page = (here / "saved_models" / "odd" / "report.html").read_text()
+    assert "tflite-int8: zero on every calibration picture: dead (range taken" in page
+    assert "tflite-int8: computed in float32, for want of an int8 kernel: 1 ELU" in page
+    done = cnnkit("verify", here / "saved_models" / "odd")
+    assert "tflite-int8: zero on every calibration picture: dead" in done.out
