@@ -23,9 +23,12 @@ from cnnkit.data import RESIZE_RULES
 from cnnkit.data import Manifest
 from cnnkit.data import golden_pictures
 from cnnkit.data import sample
+from cnnkit.errors import GateError
 from cnnkit.errors import UsageError
+from export import auto
 from export import formats
 from export import ledger
+from export import seal
 from export.convert import convert
 from export.formats import metadata
 from export.formats import micro
@@ -39,7 +42,6 @@ from export.verification import Judged
 from export.verification import Pictures
 from export.verification import compared
 from export.verification import judge
-from export.verification import sha256_of
 from export.verification import simulate
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from cnnkit.training.reporter import Reporter
     from export.subject import Subject
 
+# Of `manifest.json`; a larger one is of a newer cnnkit.
+SCHEMA = 1
 GOLDEN = 16
 PACKAGES = (
     "cnnkit",
@@ -77,7 +81,7 @@ class Bundle:
     folder: Path
     manifest: dict[str, Any]
 
-    MANIFEST: ClassVar[str] = "manifest.json"
+    MANIFEST: ClassVar[str] = seal.MANIFEST
     KERAS: ClassVar[str] = "keras/model.keras"
     DATA: ClassVar[str] = "data.manifest.json"
     CONFIG: ClassVar[str] = "config.toml"
@@ -88,12 +92,22 @@ class Bundle:
 
         Raises:
             UsageError: If the folder is not a bundle, or its manifest is damaged.
+            GateError: If a newer cnnkit wrote it, in a form that this one does not know.
         """
         path = folder / cls.MANIFEST
         if not path.is_file():
             raise UsageError("Not a bundle", where=folder, expected=f"{cls.MANIFEST} in it")
         try:
             bundle = cls(folder, json.loads(path.read_text(encoding="utf-8")))
+            schema = int(bundle.manifest["schema"])
+            if schema > SCHEMA:
+                raise GateError(
+                    "A newer cnnkit wrote this bundle",
+                    where=path,
+                    expected=f"schema {SCHEMA}",
+                    received=f"schema {schema}, of cnnkit {bundle.manifest['versions']['cnnkit']}",
+                    todo="`pip install -U cnnkit`",
+                )
             _ = bundle.name, bundle.labels, bundle.resize, bundle.gates, bundle.artifacts
             dict(bundle.manifest["files"])
         except (ValueError, KeyError, TypeError) as error:
@@ -162,16 +176,9 @@ class Bundle:
         y = None if None in truth else np.array(truth)
         return Pictures(np.stack(rows), y, predict_keras(self.model(), np.stack(rows)))
 
-    def broken_files(self) -> dict[str, str]:
-        """Returns the files that changed or vanished since the export, with the reason."""
-        found = {}
-        for name, digest in self.manifest["files"].items():
-            path = self.folder / name
-            if not path.is_file():
-                found[name] = "missing since the export"
-            elif files.sha256(path) != digest:
-                found[name] = "changed after the export (its sha256 differs from manifest.json)"
-        return found
+    def broken_files(self, key: bytes | None = None) -> dict[str, str]:
+        """Returns what is not as it was at the export, with the reason; see `seal.broken`."""
+        return seal.broken(self.folder, self.manifest, key)
 
 
 def write(
@@ -191,7 +198,9 @@ def write(
 
     Args:
         model: A Keras classifier of pictures, its file, or a run folder.
-        jobs: Names of formats. Those that need calibration need data.
+        jobs: Names of formats. Those that need calibration need data. `auto` stands for those that
+            the recipe's `export.target` takes, LiteRT's if it names none, of which the one stays
+            that is fastest on this machine, of those that pass.
         data: Labelled pictures, or where they are; a run folder knows its own.
         out: The bundle's folder; a bundle that stood there is replaced.
         rows: Ledger rows of the compression; a run folder knows its own.
@@ -210,11 +219,15 @@ def write(
     from export.subject import Subject
     from export.subject import open_subject
 
-    formats.select(jobs)  # refuses an unknown one before the work
+    named = [job for job in jobs if job != auto.NAME]
+    formats.select(named)  # refuses an unknown one before the work
     files.require_free(Path(out), Bundle.MANIFEST, overwrite=True)
     reporter = reporter or Reporter()
     subject = model if isinstance(model, Subject) else open_subject(model, data)
     options, model, dataset = subject.recipe.export, subject.model, subject.dataset
+    calibrated = dataset is not None or subject.ranges is not None
+    candidates = auto.candidates(options.target, calibrated) if auto.NAME in jobs else []
+    jobs = [row.name for row in formats.select([*named, *candidates])]
     calibration, notes = None, list[str]()
     if dataset is not None:
         calibration, labels = sample(dataset, options.calibration)
@@ -244,20 +257,23 @@ def write(
             if not verdict.ok:
                 files.remove(done.path)
                 reporter.warn(f"{row.name} is refused: {verdict.reason}")
+        if candidates:
+            fastest = auto.choose(folder, subject.name, verdicts, candidates, pictures.x[0])
+            verdicts = fastest.left(verdicts, named)
+            notes.append(fastest.told)
+            reporter.note(fastest.told)
         _remove_empty_folders(folder)
         accepted = [verdict.format for verdict in verdicts if verdict.ok]
         golden = _write_golden(folder, subject, accepted)
         _write_sources(folder, subject, verdicts)
         if "savedmodel" in accepted:
             serving.write(folder / "serving", subject.name, golden)
-        if subject.labels:
-            lines = (f"{metadata.line(label)}\n" for label in subject.labels)
-            files.write_text(folder / "labels.txt", "".join(lines))
+        _write_labels(folder, subject)
         files.write_text(folder / Bundle.CONFIG, to_toml(subject.recipe))
         if dataset is not None:
             dataset.manifest.save(folder / Bundle.DATA)
         manifest = {
-            "schema": 1,
+            "schema": SCHEMA,
             "name": subject.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
@@ -278,9 +294,16 @@ def write(
         }
         if extra:
             extra(folder, manifest)
-        manifest["files"] = sha256_of(folder)
+        manifest["files"] = seal.hashes(folder)
         files.write_json(folder / Bundle.MANIFEST, manifest)
+        seal.close(folder)
     return Bundle.open(Path(out))
+
+
+def _write_labels(folder: Path, subject: Subject) -> None:
+    if subject.labels:
+        lines = (f"{metadata.line(label)}\n" for label in subject.labels)
+        files.write_text(folder / "labels.txt", "".join(lines))
 
 
 def _write_sources(folder: Path, subject: Subject, verdicts: Sequence[Judged]) -> None:

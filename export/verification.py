@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from cnnkit import files
 from cnnkit.errors import CnnkitError
 from export import divergence
 from export import formats
 from export import ledger
+from export import seal
 from export.formats import Format
 from export.quantization import ranges
 
@@ -95,6 +95,8 @@ class Judged:
         arena_bytes: RAM that TFLite Micro was measured to need; None for other runtimes.
         notes: What the user should know.
         limit: What the format is held to, and why.
+        worst_class: Index of the class that loses most accuracy, if one loses any.
+        worst_drop: How much it loses against the Keras model, as a fraction.
     """
 
     format: str
@@ -113,6 +115,8 @@ class Judged:
     arena_bytes: int | None = None
     notes: tuple[str, ...] = ()
     limit: str = ""
+    worst_class: int | None = None
+    worst_drop: float = 0.0
 
     @property
     def drop(self) -> float | None:
@@ -156,13 +160,15 @@ class Verdict:
 
     Attributes:
         rows: One for each artifact.
-        broken: Files that changed or vanished after the export, with the reason.
+        broken: Files that are not as they were at the export, with the reason.
         source: What the artifacts were run on.
+        notes: Which versions differ from those of the export, and what was not looked at.
     """
 
     rows: list[Judged]
     broken: dict[str, str]
     source: str
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -209,8 +215,9 @@ def judge(
     want = pictures.want if simulated is None else simulated
     plain, zipped = ledger.sizes(path)
     right: list[float | None] = [None, None]
-    error = None
+    error, worst = None, None
     if pictures.y is not None:
+        worst = _worst_class(got, pictures.want, pictures.y)
         right = [ledger.accuracy(p, pictures.y) for p in (got, pictures.want)]
         error = _paired_error(got, pictures.want, pictures.y)
     judged = Judged(
@@ -232,6 +239,8 @@ def judge(
         ),
         limit=f"{limit}: {limit.reason}",
     )
+    if worst is not None:
+        judged = replace(judged, worst_class=worst[0], worst_drop=worst[1])
     reason = _departure(judged, limit, gates)
     if reason and model is not None:
         reason = f"{reason}; {_where(row, path, model, pictures.x)}"
@@ -262,6 +271,15 @@ def simulate(row: Format, model: Any, ranges: Ranges | None, x: np.ndarray) -> n
 
     target = "onnx" if row.module == "onnx" else ""
     return predict_keras(frozen(model, ranges, target=target), x)
+
+
+def _worst_class(got: np.ndarray, want: np.ndarray, y: np.ndarray) -> tuple[int, float] | None:
+    """Returns the class that loses most accuracy, and how much, or None if none loses any."""
+    change = (want.argmax(1) == y).astype(float) - (got.argmax(1) == y)
+    support = np.bincount(y, minlength=want.shape[1])
+    drops = np.bincount(y, change, want.shape[1]) / np.maximum(support, 1)
+    worst = int(drops.argmax())
+    return (worst, float(drops[worst])) if drops[worst] > 0 else None
 
 
 def _paired_error(got: np.ndarray, want: np.ndarray, y: np.ndarray) -> float:
@@ -308,6 +326,7 @@ def verify(
     bundle: Bundle | str | Path,
     data: Dataset | str | Path | None = None,
     reporter: Reporter | None = None,
+    key: bytes | None = None,
 ) -> Verdict:
     """Runs every artifact of a bundle against its Keras model again.
 
@@ -315,13 +334,16 @@ def verify(
         bundle: A bundle or its folder.
         data: Labelled pictures: the test part is used. None takes the bundle's golden pictures.
         reporter: Told about every step.
+        key: What the bundle must be signed with, see `seal`; None does not ask for a signature.
 
     Raises:
         UsageError: If the folder is not a bundle.
+        GateError: If a newer cnnkit wrote it, in a form that this one does not know.
         DataError: If the data cannot be used.
     """
     from cnnkit.training.reporter import Reporter
     from export.bundle import Bundle
+    from export.bundle import versions
     from export.subject import load_dataset
     from export.subject import require_classes
 
@@ -329,10 +351,16 @@ def verify(
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(Path(bundle))
     reporter.step("checking the hashes")
-    broken = bundle.broken_files()
-    needed = (bundle.KERAS, "golden") if data is None else (bundle.KERAS, bundle.DATA)
+    broken = bundle.broken_files(key)
+    notes = (
+        *seal.skew(bundle.manifest.get("versions", {}), versions()),
+        *seal.notes(bundle.folder, key),
+    )
+    # What the manifest says is worth no more than its own seals.
+    needed = "manifest.", bundle.KERAS, "golden" if data is None else bundle.DATA
     if any(file.startswith(needed) for file in broken) or not bundle.artifacts:
-        return Verdict([], broken or {bundle.KERAS: "there is no artifact to verify"}, "nothing")
+        broken = broken or {bundle.KERAS: "there is no artifact to verify"}
+        return Verdict([], broken, "nothing", notes)
     model, dataset = bundle.model(), None
     if data is not None:
         dataset = load_dataset(data, model.input_shape[1:], bundle.resize, bundle.data_manifest())
@@ -362,7 +390,7 @@ def verify(
                 model,
             )
         )
-    return Verdict(rows, broken, source)
+    return Verdict(rows, broken, source, notes)
 
 
 def compared(model: Any, dataset: Dataset) -> Pictures:
@@ -372,9 +400,3 @@ def compared(model: Any, dataset: Dataset) -> Pictures:
     split = next(s for s in ("test", "val", "train") if len(dataset.labels(s)))
     x, y = dataset.arrays(split)
     return Pictures(x, y, predict_keras(model, x))
-
-
-def sha256_of(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file under `folder`, by its relative path."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}

@@ -11,6 +11,7 @@ from cnnkit import data
 from cnnkit import files
 from cnnkit.analysis import macs
 from export import passes
+from export import seal
 from export.bundle import Bundle
 from export.formats import tflite
 
@@ -42,7 +43,7 @@ def test_nothing_has_changed_since_the_export(name):
     assert bundle.broken_files() == {}
     assert files.sha256(path) == card["sha256"]
     there = {p.relative_to(bundle.folder).as_posix() for p in bundle.folder.rglob("*.*")}
-    assert there == {*bundle.manifest["files"], Bundle.MANIFEST}
+    assert there == {*bundle.manifest["files"], seal.MANIFEST, seal.DIGEST}
 
 
 def test_the_file_and_the_network_keep_their_limits(name):

@@ -32,12 +32,18 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="The bundle. [default: saved_models/NAME]")
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(help="Sign the manifest with the key in this file.", metavar="KEYFILE"),
+    ] = None,
     overwrite: arguments.Overwrite = False,
 ) -> None:
     """Writes a bundle: every format, run against the Keras model in its own runtime."""
     from cnnkit.training import recipe
     from export import formats
+    from export import seal
 
+    key = None if sign is None else seal.read_key(sign)
     formats.select(names or ())
     recipe.resolve(sets=sets or ())  # refuses a wrong key before the model is opened
     folder = arguments.bundle_folder(out, arguments.name_of(str(source)), overwrite)
@@ -50,6 +56,8 @@ def export(
         subject = open_subject(source, data, sets=[*given, *(sets or [])])
         printer.stage("exporting and verifying")
         bundle = write_bundle(subject, names, folder, printer)
+        if key is not None:
+            seal.sign(bundle.folder, key)
     show(bundle)
     printer.done()
     refuse(bundle)

@@ -31,6 +31,7 @@ def bundle(subject, tmp_path_factory):
 
     def report(folder, manifest):
         (folder / "report.html").write_text(REPORT)
+        (folder / "MODEL_CARD.md").write_text("# The card\n")
         manifest["command"] = "a test"
 
     out = tmp_path_factory.mktemp("bundles") / "corners"

@@ -19,8 +19,8 @@ from cnnkit.training.recipe import resolve
 from cnnkit.training.reporter import Reporter
 from export import bundle as bundles
 from export import formats
+from export import seal
 from export.ledger import Row
-from export.verification import sha256_of
 from export.verification import verify
 from tests.export import corners
 
@@ -93,7 +93,7 @@ def test_the_manifest_says_what_was_made_and_how(bundle, subject):
 
 
 def test_every_file_has_its_hash(bundle):
-    assert set(bundle.manifest["files"]) == inside(bundle.folder) - {"manifest.json"}
+    assert set(bundle.manifest["files"]) == inside(bundle.folder) - {seal.MANIFEST, seal.DIGEST}
     assert all(
         files.sha256(bundle.folder / name) == digest
         for name, digest in bundle.manifest["files"].items()
@@ -270,7 +270,7 @@ def old(bundle, tmp_path):
 
 @pytest.mark.parametrize("step", ["exporting", "verifying"])
 def test_a_kill_leaves_the_old_bundle_as_it_was(old, step):
-    before = sha256_of(old)
+    before = seal.hashes(old)
     done = start(
         f"""
 class Killer(Reporter):
@@ -283,12 +283,12 @@ bundle.write(subject, ["onnx"], out=out, reporter=Killer())
         old,
     )
     assert done.returncode == -signal.SIGKILL
-    assert sha256_of(old) == before
+    assert seal.hashes(old) == before
     assert [p for p in old.parent.iterdir() if not p.name.startswith(".")] == [old]
 
 
 def test_a_full_disk_leaves_the_old_bundle_as_it_was(old):
-    before = sha256_of(old)
+    before = seal.hashes(old)
     done = start(
         """
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -303,7 +303,7 @@ except CnnkitError as error:
     assert done.stdout.count("\n") == 1
     assert "what stood there is untouched" in done.stdout
     assert "partial" not in done.stdout  # a folder that is gone
-    assert sha256_of(old) == before
+    assert seal.hashes(old) == before
     assert list(old.parent.iterdir()) == [old]
 
 
@@ -337,6 +337,7 @@ def test_a_new_bundle_replaces_an_old_one(old):
     assert done.artifacts == []
     assert inside(old) == {
         "manifest.json",
+        "manifest.sha256",
         "config.toml",
         "golden.json",
         "keras/model.keras",

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from cnnkit.errors import DataError
 from cnnkit.errors import UsageError
 from cnnkit.training.predict import predict_keras
 from export import formats
+from export import seal
 from export import verification
 from export.bundle import Bundle
 from export.formats import tflite
@@ -25,6 +27,7 @@ from export.verification import verify
 from tests.export import corners
 
 pytestmark = pytest.mark.export
+README = Path(__file__).parents[2] / "saved_models" / "README.md"
 FLOAT = "tflite/corners_float32.tflite"
 
 
@@ -50,6 +53,7 @@ def change(bundle, **entries):
         if (bundle.folder / name).is_file()
     }
     files.write_json(bundle.folder / Bundle.MANIFEST, manifest)
+    seal.close(bundle.folder)
     return Bundle.open(bundle.folder)
 
 
@@ -294,3 +298,47 @@ def test_without_labels_there_is_no_accuracy(bundle):
 
 def test_unknown_labels_fit_any_data(npz):
     require_classes(None, corners.dataset(npz), npz)
+
+
+def test_versions_that_differ_are_notes_and_no_failure(own):
+    verdict = verify(change(own, versions=own.manifest["versions"] | {"keras": "3.0.0"}))
+    assert verdict.ok
+    assert verdict.notes == (f"keras was 3.0.0 at the export, and is {keras.__version__} here",)
+
+
+def test_nothing_is_judged_by_a_manifest_that_was_edited_or_is_of_another_key(own):
+    key = b"k" * 32
+    seal.sign(own.folder, key)
+    assert verify(own, key=key).ok
+    assert list(verify(own, key=b"o" * 32).broken) == [seal.SIGNATURE]
+    assert verify(own, key=b"o" * 32).rows == []
+    files.write_json(own.folder / Bundle.MANIFEST, own.manifest | {"gates": {"max_drop": 1.0}})
+    verdict = verify(own)
+    assert list(verdict.broken) == [seal.MANIFEST]
+    assert (verdict.ok, verdict.rows) == (False, [])
+
+
+def test_the_readme_has_the_limits():
+    told = README.read_text("utf-8").split("## Limits")[1].split("## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| `")]
+    assert rows == [
+        [
+            f"`{name}`",
+            "any" if limit.max_abs is None else f"{limit.max_abs:g}",
+            f"{limit.agreement:.0%}" if limit.agreement else "any",
+            limit.reason,
+            f"{limit.layer_db:g} dB",
+        ]
+        for name, limit in LIMITS.items()
+    ]
+
+
+def test_the_class_that_loses_most():
+    """Of class 1, one picture of two is lost; class 0 loses one of four and wins one back."""
+    y = np.array([0, 0, 0, 0, 1, 1])
+    right, wrong = np.eye(3)[y], np.eye(3)[(y + 1) % 3]
+    got, want = right.copy(), right.copy()
+    got[[0, 4]], want[1] = wrong[[0, 4]], wrong[1]
+    assert verification._worst_class(got, want, y) == (1, 0.5)
+    assert verification._worst_class(right, want, y) is None
+    assert verification._worst_class(want, right, y) == (0, 0.25)
