@@ -14,7 +14,9 @@ from cnnkit import files
 from cnnkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from cnnkit.data import Manifest
     from cnnkit.training.recipe import Resolved
+    from cnnkit.training.reporter import Reporter
     from export.runtime import Runnable
 
 Data = Annotated[
@@ -89,6 +91,7 @@ def resolve(
     from cnnkit.training import recipe
     from export import formats
     from export import passes
+    from export import targets
 
     flags["data__path"] = data
     given = [  # JSON's strings, numbers, booleans and lists are TOML's
@@ -102,7 +105,34 @@ def resolve(
     for step in resolved.recipe.compress.passes:
         passes.parse(step)
     formats.select(resolved.recipe.export.formats)
+    targets.parse(resolved.recipe.export.target)
     return resolved
+
+
+def fitting(resolved: Resolved, printer: Reporter) -> Manifest:
+    """Checks the data, and whether the network of the recipe fits its target, if it names one.
+
+    Raises:
+        DataError: If the data cannot be used.
+        GateError: If the network cannot run there, see `export.fit.require`.
+    """
+    from cnnkit.training.train import check
+
+    manifest = check(resolved.recipe, printer)
+    if resolved.recipe.export.target == "none":
+        return manifest
+    from cnnkit import models
+    from cnnkit.training.network import deployable
+    from cnnkit.training.train import chosen
+    from export import fit
+
+    dataset, settled = chosen(manifest, resolved)
+    recipe, (*_, channels) = settled.recipe, dataset.image_shape
+    net = models.build(
+        recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
+    )
+    fit.require(deployable(net, [127.5] * channels, [127.5] * channels), recipe, printer)
+    return manifest
 
 
 def run_folder(given: Path | None, name: str, overwrite: bool) -> Path:

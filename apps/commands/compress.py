@@ -39,6 +39,7 @@ def compress(
     """
     from cnnkit.training import recipe
     from export import passes
+    from export import targets
 
     parsed = [passes.parse(step) for step in steps or ()]
     if not parsed:
@@ -46,10 +47,12 @@ def compress(
             "No pass given",
             todo="add such as --pass prune-filters:ratio=0.3; see `cnnkit list passes`",
         )
-    recipe.resolve(sets=sets or ())  # refuses a wrong key before the model is opened
+    # Refuses a wrong key before the model is opened.
+    targets.parse(recipe.resolve(sets=sets or ()).recipe.export.target)
     folder = arguments.run_folder(out, f"{arguments.name_of(str(source))}-small", overwrite)
     printer = console.Printer(2)
     with console.hushed():
+        from export import fit
         from export.pipeline import compress as run_passes
         from export.pipeline import write_run
         from export.subject import open_subject
@@ -60,6 +63,7 @@ def compress(
             printer.note(note)
         if subject.dataset is None:
             printer.warn("no data: nothing is fine-tuned, and accuracy is not known; give --data")
+        fit.require(subject.model, subject.recipe, printer)
         printer.stage("compressing")
         steps_done = folder.with_name(f".{folder.name}.steps")
         small = run_passes(subject, parsed, reporter=printer, checkpoint=steps_done)

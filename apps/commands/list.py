@@ -30,17 +30,19 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
-            help=f"models, activations, {', '.join(PARTS)}, schedules, formats, passes or presets."
+            help=f"models, activations, {', '.join(PARTS)}, schedules, formats, targets, passes or "
+            "presets."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
 ) -> None:
-    """Prints the models, parts of models, formats, passes or presets that exist."""
+    """Prints the models, parts of models, formats, targets, passes or presets that exist."""
     others = {
         "models": _models,
         "activations": _activations,
         "schedules": _schedules,
         "formats": _formats,
+        "targets": _targets,
         "passes": _passes,
         "presets": _presets,
     }
@@ -93,6 +95,17 @@ def _formats() -> dict[str, str]:
     from export import formats
 
     return {row.name: row.description for row in formats.FORMATS.values()}
+
+
+def _targets() -> dict[str, str]:
+    from export import targets
+
+    return {
+        row.name: f"{row.description}. Takes {', '.join(row.formats)}; computes in "
+        f"{', '.join(row.dtypes)}; {'known shapes only' if row.static else 'any batch size'}. "
+        f"int8 gains {row.int8}; zeros: {row.zeros}; few values: {row.clusters}. {row.source}"
+        for row in targets.TARGETS.values()
+    }
 
 
 def _passes() -> dict[str, str]:

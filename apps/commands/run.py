@@ -47,13 +47,12 @@ def run(
     folder = arguments.run_folder(run_folder, name, overwrite)
     printer = console.Printer(4)
     with console.hushed():
-        from cnnkit.training.train import check
         from cnnkit.training.train import train
         from export.pipeline import compress
         from export.subject import open_subject
 
         printer.stage("checking the data")
-        manifest = check(recipe, printer)
+        manifest = arguments.fitting(resolved, printer)
         printer.stage("training")
         with resumable(folder):
             made = train(manifest, resolved, folder, overwrite=overwrite, reporter=printer)

@@ -14,6 +14,8 @@ from cnnkit.errors import UsageError
 if TYPE_CHECKING:
     import keras
 
+    from export.targets import Target
+
 
 def show(
     kind: Annotated[str, typer.Argument(help="The word model.")],
@@ -35,6 +37,13 @@ def show(
         int | None,
         typer.Option(help="Number of classes.", min=2, show_default="the network's own"),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Say whether it will fit there, see `cnnkit list targets`; with the room on the "
+            "board, such as tflm:flash=256KB,ram=64KB.",
+        ),
+    ] = None,
     lint: Annotated[
         bool, typer.Option("--lint", help="Say which rules of design the network does not keep.")
     ] = False,
@@ -46,6 +55,9 @@ def show(
     for name in names:
         registry.known("model", name, models.NAMES)
     shape = _shape(size)
+    from export import targets
+
+    place = targets.parse(target) if target else None
     with console.hushed():
         made = [_build(name, shape, classes) for name in names]
         if len(made) > 1:
@@ -54,6 +66,9 @@ def show(
             _layers(*made)
         for model in made if lint else ():
             _lint(model)
+        for model in made:
+            if place is not None:
+                _fit(model, place)
 
 
 def _shape(size: str | None) -> tuple[int, int, int] | None:
@@ -141,6 +156,32 @@ def _lint(model: keras.Model) -> None:
 
     found = [[finding.rule, finding.text] for finding in lint.check(model)]
     console.table(f"{model.name} against the rules of design", ["rule", "found"], found)
+
+
+def _fit(model: keras.Model, target: Target) -> None:
+    from cnnkit.training.network import deployable
+    from export import fit
+
+    channels = model.input_shape[-1]
+    found = fit.check(deployable(model, [127.5] * channels, [127.5] * channels), target)
+    rows = [
+        ["file", found.format, console.kb(found.size_bytes), console.kb(target.flash_bytes)],
+        ["RAM", found.format, console.kb(found.ram_bytes), console.kb(target.ram_bytes)],
+    ]
+    console.table(
+        f"{model.name} on {target.name}: " + ("fits" if found.ok else "does not fit"),
+        ["what", "format", "needs, about", "there is"],
+        rows,
+    )
+    told = [
+        *(("problem", text) for text in found.problems),
+        *(("would help", text) for text in found.remedies),
+        *(("note", text) for text in found.notes),
+        ("int8 gains", target.int8),
+        ("zeros gain", target.zeros),
+        ("few values gain", target.clusters),
+    ]
+    console.table(f"What {target.name} says", ["", "what"], told)
 
 
 def _sides(shape: tuple[int, ...]) -> str:

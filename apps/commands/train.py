@@ -66,7 +66,9 @@ def train(
         import cnnkit
         from cnnkit.training.devices import chief
 
-        run = cnnkit.train(path, resolved, folder, overwrite=overwrite, reporter=printer)
+        untold = resolved.recipe.export.target == "none"
+        source = path if untold else arguments.fitting(resolved, printer)
+        run = cnnkit.train(source, resolved, folder, overwrite=overwrite, reporter=printer)
         if chief():
             show(run)
     printer.done()

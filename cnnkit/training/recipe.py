@@ -400,12 +400,16 @@ class Export(_Section):
         calibration: Training pictures for the ranges of int8.
         max_drop: Accuracy that a file may lose against the Keras model, a fraction.
         max_size: Bytes that a file may have.
+        target: Where it is to run, with the room on the board: such as `ethos-u55`, or
+            `tflm:flash=256KB,ram=64KB`; all are in `export.targets`. Whether the network fits is
+            told before it is trained. "none" asks nothing.
     """
 
     formats: list[str] = []
     calibration: Positive = 200
     max_drop: Fraction = 0.01
     max_size: SizeBytes = None
+    target: Annotated[str, Field(min_length=1)] = "none"
 
 
 class Recipe(_Section):
