@@ -28,6 +28,7 @@ from apps.commands.init import init
 from apps.commands.list import list_names
 from apps.commands.lr_find import lr_find
 from apps.commands.predict import predict
+from apps.commands.report import report
 from apps.commands.resume import resume
 from apps.commands.run import run
 from apps.commands.serve import serve
@@ -53,6 +54,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compress": compress,
     "export": export,
     "verify": verify,
+    "report": report,
     "serve": serve,
     "eval": evaluate,
     "bench": bench,

@@ -1,9 +1,16 @@
-"""`report.html`: one file that tells, offline, how good a model and its files are."""
+"""`report.html` and `MODEL_CARD.md`: how good a model and its files are, and for what.
+
+The report is one file that works offline. The card is Markdown, with the front matter that model
+hubs read; what only people know is marked `TODO` in it.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from base64 import b64encode
+from datetime import UTC
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -12,8 +19,10 @@ import jinja2
 import numpy as np
 
 from apps.report import charts
+from apps.report import snippets
 from cnnkit import files
 from cnnkit.analysis import curves
+from cnnkit.data.manifest import printable
 from cnnkit.training.dry_run import TOLD
 from export import formats
 
@@ -35,13 +44,14 @@ _FOCUS = (
     "onnx",
     "savedmodel",
 )
+PAGE, CARD = "report.html", "MODEL_CARD.md"
 _MISTAKES = 12
 _FEW = 20
 _IMBALANCE = 3.0
 
 
 def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Path:
-    """Writes `report.html` for the bundle that is being made in `folder`.
+    """Writes `report.html` and `MODEL_CARD.md` for the bundle that is being made in `folder`.
 
     The scores of the file that the report looks at go into `manifest` too.
 
@@ -50,63 +60,149 @@ def write_report(folder: Path, manifest: dict[str, Any], subject: Subject) -> Pa
         manifest: The bundle's manifest so far.
         subject: The model, its labels and data.
     """
+    found = facts(folder, manifest, subject)
+    if found["scores"] is not None:
+        manifest["scores"] = {"of": found["focus"], **found["scores"].to_dict()}
+    write_card(folder / CARD, found)
+    return write_page(folder / PAGE, found)
+
+
+def write_page(path: Path, found: dict[str, Any]) -> Path:
+    """Writes the report of what `facts` found, and returns its path."""
+    return files.write_text(path, _environment().get_template("report.html.j2").render(found))
+
+
+def write_card(path: Path, found: dict[str, Any]) -> Path:
+    """Writes the model card of what `facts` found, and returns its path."""
+    return files.write_text(path, _environment().get_template("card.md.j2").render(found))
+
+
+def facts(folder: Path, manifest: dict[str, Any], subject: Subject) -> dict[str, Any]:
+    """Returns what report and card tell, by the names that their templates have for it.
+
+    Args:
+        folder: The bundle's folder with its artifacts, or a run folder, which has none.
+        manifest: The bundle's manifest, or `of_run`.
+        subject: The model, its labels and data.
+    """
     passed = [row["format"] for row in manifest["verdicts"] if row["ok"]]
     focus = next((name for name in _FOCUS if name in passed), "keras")
     dataset, scores, judged = subject.dataset, None, {}
     if dataset is not None:
-        scores = _scores(focus, folder, subject, dataset)
-        manifest["scores"] = {"of": focus, **scores.to_dict()}
+        scores, sure, right = _scores(focus, folder, subject, dataset)
         judged = {
             "data": dataset.manifest,
             "confusion": charts.confusion(scores.confusion, dataset.classes),
             "confused": _confused(scores, dataset),
             "mistakes": _mistakes(scores, dataset),
+            "reliability": charts.reliability(sure, right),
         }
     history, health = _training(subject)
     findings = curves.diagnosis(history)
     told = [finding.text for finding in findings if finding.name != curves.GOOD] + health
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            manifest=manifest,
-            focus=focus,
-            scores=scores,
-            verdict=("unknown", f"This is {TOLD}.")
-            if subject.recipe.guard.dry_run
-            else _verdict(scores, focus),
-            warnings=_warnings(manifest, subject, scores, told),
-            curves=history and charts.curves(history),
-            findings=findings,
-            augmented=_augmented(subject),
-            **judged,
-        )
-    )
-    return files.write_text(folder / "report.html", page)
+    points = _points(manifest)
+    return {
+        "manifest": manifest,
+        "subject": subject,
+        "focus": focus,
+        "scores": scores,
+        "verdict": ("unknown", f"This is {TOLD}.")
+        if subject.recipe.guard.dry_run
+        else _verdict(scores, focus),
+        "warnings": _warnings(manifest, subject, scores, told),
+        "curves": history and charts.curves(history),
+        "pareto": charts.pareto(points) if len(points) > 1 else "",
+        "findings": findings,
+        "augmented": _augmented(subject),
+        "snippets": snippets.write(folder, manifest["name"], passed),
+        **judged,
+    }
+
+
+def of_run(subject: Subject) -> dict[str, Any]:
+    """Returns what a bundle's manifest would say of a run folder, which has no artifacts."""
+    from cnnkit.training.predict import predict_keras
+    from export import ledger
+    from export.bundle import versions
+    from export.pipeline import read_ledger
+    from export.verification import Gates
+
+    right = None
+    if subject.dataset is not None:
+        x, y = subject.dataset.arrays("test")
+        right = ledger.accuracy(predict_keras(subject.model, x), y)
+    rows = read_ledger(subject.origin) or [ledger.of_model("model", subject.model, right)]
+    options = subject.recipe.export
+    return {
+        "name": subject.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "seed": subject.recipe.train.seed,
+        "input": {"name": "image", "shape": list(subject.model.input_shape[1:])},
+        "output": {"name": "probabilities", "classes": subject.model.output_shape[-1]},
+        "labels": subject.labels and list(subject.labels),
+        "resize": subject.resize,
+        "gates": vars(Gates(options.max_drop, options.max_size)),
+        "verified_on": "no pictures",
+        "notes": list(subject.notes),
+        "ledger": [row.to_dict() for row in rows],
+        "verdicts": [],
+        "command": f"cnnkit train -c {subject.origin}/config.toml",
+    }
+
+
+def _points(manifest: dict[str, Any]) -> list[tuple[str, int, float]]:
+    """Returns name, bytes and accuracy of the Keras model and of the files that passed."""
+    last = manifest["ledger"][-1]
+    rows = [("keras", last["size_bytes"], last["accuracy"])]
+    rows += [
+        (row["format"], row["size_bytes"], row["accuracy"])
+        for row in manifest["verdicts"]
+        if row["ok"]
+    ]
+    return [point for point in rows if None not in point]
 
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("apps", "report"),
-        autoescape=True,  # class names and paths are the user's
+        # Class names and paths are the user's. Markdown escapes in its own way, see `markdown`.
+        autoescape=jinja2.select_autoescape(("html.j2",)),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["percent"] = lambda x: "-" if x is None else f"{100 * x:.2f} %"
     environment.filters["number"] = lambda x: "-" if x is None else f"{x:,}"
+    environment.filters["md"] = markdown
     environment.filters["short"] = lambda x: "-" if x is None else f"{x:.3g}"
     return environment
 
 
-def _scores(focus: str, folder: Path, subject: Subject, dataset: Dataset) -> Scores:
+def markdown(text: object) -> str:
+    """Returns a text that Markdown shows as it is: on one line, without markup, links or HTML.
+
+    Reference:
+        CommonMark 0.31.2, section 2.4: any ASCII punctuation can be escaped by a backslash,
+        https://spec.commonmark.org/0.31.2/#backslash-escapes. Differs: nothing.
+    """
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
+
+
+def _scores(
+    focus: str, folder: Path, subject: Subject, dataset: Dataset
+) -> tuple[Scores, np.ndarray, np.ndarray]:
+    """Returns the scores of a file, how sure each of its answers is, and which are right."""
     from cnnkit.training.evaluate import evaluate
     from cnnkit.training.predict import predict_keras
 
+    x, y = dataset.arrays("test")
     if focus == "keras":
-        return evaluate(lambda x: predict_keras(subject.model, x), dataset)
-    row = formats.get(focus)
-    return evaluate(row.load().predictor(folder / row.path(subject.name)), dataset)
+        p = predict_keras(subject.model, x)
+    else:
+        row = formats.get(focus)
+        p = row.load().run(folder / row.path(subject.name), x)
+    return evaluate(lambda _: p, dataset), p.max(1), p.argmax(1) == y
 
 
 def _training(subject: Subject) -> tuple[list[dict[str, float]], list[str]]:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from cnnkit import files
 from cnnkit.errors import UsageError
+from cnnkit.training.evaluate import BINS
 
 if TYPE_CHECKING:
     from export.bench import Result
@@ -51,6 +52,65 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
             if n:
                 colour = "white" if share[i, j] > 0.5 else "black"
                 axis.text(j, i, str(n), ha="center", va="center", color=colour, fontsize=8)
+    return _svg(figure)
+
+
+def pareto(points: Sequence[tuple[str, int, float]]) -> Markup:
+    """Returns size against accuracy of files, and the line of those that no other one beats.
+
+    Args:
+        points: Name, bytes and accuracy of each.
+    """
+    figure, axis = _figure(1, 1, (8, 4))
+    best = front(points)
+    axis.step([p[1] for p in best], [p[2] for p in best], where="post", alpha=0.5)
+    for name, size, accuracy in points:
+        mark = "o" if (name, size, accuracy) in best else "x"
+        axis.plot([size], [accuracy], mark, color="C0")
+        axis.annotate(_plain(name), (size, accuracy), xytext=(4, 4), textcoords="offset points")
+    axis.set(xlabel="bytes", ylabel="test accuracy", xscale="log")
+    axis.margins(0.15)
+    axis.grid(alpha=0.3)
+    return _svg(figure)
+
+
+def front(points: Sequence[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+    """Returns the points than which no other is as small and more right, or smaller and as right.
+
+    Reference:
+        Pareto 1906, "Manuale di economia politica", chapter 6. Differs: of equal points, the first.
+    """
+    found: list[tuple[str, int, float]] = []
+    for point in sorted(points, key=lambda p: (p[1], -p[2])):
+        if not found or point[2] > found[-1][2]:
+            found.append(point)
+    return found
+
+
+def reliability(sure: np.ndarray, right: np.ndarray) -> Markup:
+    """Returns how often answers are right against how sure they were, and how many were so sure.
+
+    Args:
+        sure: Largest probability of each picture.
+        right: Whether its class is the true one.
+
+    Reference:
+        Niculescu-Mizil and Caruana 2005, "Predicting Good Probabilities With Supervised Learning",
+        section 4, https://doi.org/10.1145/1102351.1102430. Differs: of the likeliest class.
+    """
+    from sklearn.calibration import calibration_curve
+
+    sure = np.clip(sure, 0.0, 1.0)  # a softmax may round to a little more than 1
+    share, mean = calibration_curve(right.astype(int), sure, pos_label=1, n_bins=BINS)
+    figure, (left, below) = _figure(1, 2, (9, 3.6))
+    left.plot([0, 1], [0, 1], ":", color="grey", label="as sure as right")
+    left.plot(mean, share, "o-", label="the file")
+    left.set(xlabel="mean probability", ylabel="fraction right", xlim=(0, 1), ylim=(0, 1.05))
+    left.legend()
+    below.hist(sure, bins=BINS, range=(0, 1))
+    below.set(xlabel="probability", ylabel="pictures", xlim=(0, 1))
+    for axis in (left, below):
+        axis.grid(alpha=0.3)
     return _svg(figure)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cnnkit.data import Dataset
 
 WORST = 24
-_BINS = 15
+BINS = 15
 _RESAMPLES = 2000
 _Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -168,6 +168,6 @@ def calibration_error(sure: np.ndarray, right: np.ndarray) -> float:
         Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3,
         https://arxiv.org/abs/1706.04599. Differs: nothing.
     """
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, weights=sure - right, minlength=_BINS)
+    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, weights=sure - right, minlength=BINS)
     return float(np.abs(gaps).sum() / len(sure))

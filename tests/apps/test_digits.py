@@ -30,8 +30,15 @@ from export.subject import open_subject
 
 README = Path(__file__).parents[2] / "saved_models" / "README.md"
 FILES = {
-    *("manifest.json", "report.html", "labels.txt", "config.toml", "data.manifest.json"),
-    *("golden.json", "keras/model.keras"),
+    *(
+        "manifest.json",
+        "manifest.sha256",
+        "report.html",
+        "labels.txt",
+        "config.toml",
+        "data.manifest.json",
+    ),
+    *("golden.json", "keras/model.keras", "MODEL_CARD.md"),
     *(f"golden/{i:02}.png" for i in range(16)),
     *(f"tflite/digits_{kind}.tflite" for kind in ("float32", "float16", "dynamic", "int8")),
     "tflite/digits_mediapipe.tflite",
@@ -121,9 +128,9 @@ def test_compression_made_it_smaller(manifest):
 
 def test_the_report_has_curves_table_matrix_and_mistakes(digits):
     page = (digits.bundle / "report.html").read_text()
-    for heading in ("Files", "Ledger", "Training", "Classes", "Confusion matrix", "Worst mistakes"):
+    for heading in ("Files", "Training", "Calibration", "Confusion matrix", "Worst mistakes"):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4
     assert '<figure><img src="data:image/png;base64,' in page
     assert "cnnkit run digits --set train.epochs=12" in page
     assert "<p>the loss falls fast, then levels off (" in page

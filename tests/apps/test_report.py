@@ -1,0 +1,223 @@
+"""The report, the model card and the programs in them, of a bundle and of a run."""
+
+import html
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from apps import report
+from apps.report import charts
+from apps.report import snippets
+from export import bundle as bundles
+from export import formats
+from export import pipeline
+from tests.export import corners
+
+pytestmark = pytest.mark.export
+FORMATS = ("tflite", "tflite-int8", "onnx", "savedmodel")
+# Mitchell et al. 2019, figure 1.
+HEADINGS = [
+    *("Model Details", "Intended Use", "Factors", "Metrics", "Evaluation Data", "Training Data"),
+    *("Quantitative Analyses", "Ethical Considerations", "Caveats and Recommendations"),
+]
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    return corners.subject(corners.save(tmp_path_factory.mktemp("data") / "corners.npz"))
+
+
+@pytest.fixture(scope="module")
+def bundle(subject, tmp_path_factory):
+    def extra(folder, manifest):
+        manifest["command"] = "cnnkit run `corners`"
+        report.write_report(folder, manifest, subject)
+
+    out = tmp_path_factory.mktemp("bundles") / "corners"
+    return bundles.write(subject, FORMATS, out=out, extra=extra)
+
+
+@pytest.fixture(scope="module")
+def page(bundle):
+    return (bundle.folder / "report.html").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def card(bundle):
+    return (bundle.folder / "MODEL_CARD.md").read_text("utf-8")
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects what a browser would show, and which elements it would make."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.shown, self.elements = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.add(tag)
+
+    def handle_data(self, data):
+        self.shown.append(data)
+
+
+def rendered(text):
+    return Reader(MarkdownIt("gfm-like", {"linkify": False}).render(text))
+
+
+def test_the_front_matter_is_what_hubs_read(card):
+    _, front, _ = card.split("---\n", 2)
+    found = yaml.safe_load(front)
+    assert found == {
+        "license": "other",
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "keras", "tflite", "onnx", "tf-serving", "cnnkit"],
+        "metrics": ["accuracy", "f1"],
+        "model_name": "corners",
+    }
+
+
+def test_the_card_has_the_headings_and_says_what_is_to_be_written(card):
+    assert re.findall(r"^## (.*)$", card, re.MULTILINE) == [*HEADINGS, "How to use it"]
+    sections = dict(zip(HEADINGS, re.split(r"^## .*$", card, flags=re.MULTILINE)[1:], strict=False))
+    for name in ("Intended Use", "Ethical Considerations", "Caveats and Recommendations"):
+        assert "TODO" in sections[name]
+    # What a machine knows, no human has to write.
+    assert "TODO" not in sections["Metrics"]
+    assert "21 pictures of the test part" in sections["Evaluation Data"]
+    assert "accuracy 100.00 %" in sections["Quantitative Analyses"]
+    assert "| tflite-int8 | " in sections["Model Details"]
+
+
+def test_class_names_are_shown_as_they_are(card, page):
+    for found in (rendered(card.split("---\n", 2)[2]), Reader(page)):
+        shown = "".join(found.shown)
+        assert all(label in shown for label in corners.LABELS)
+    assert "b" not in rendered(card).elements
+
+
+HOSTILE = [
+    *("a|b", "[x](javascript:1)", "![x](http://e.x/y.png)", "`x`", "a\n# heading", "<script>x"),
+    *(
+        "http://e.x",
+        "*b* _i_ ~~s~~",
+        "1. x",
+        "- x",
+        "&lt;",
+        "\\|",
+        "a\u202eb",
+        "{{ 7 * 7 }}",
+        "$x$",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_becomes_markup(name):
+    shown = report.markdown(name)
+    found = rendered(f"| class |\n|---|\n| {shown} |\n\n{shown}\n\n- {shown}\n")
+    assert found.elements == {"table", "thead", "tbody", "tr", "th", "td", "p", "ul", "li"}
+    want = name if name.isprintable() else repr(name)[1:-1]
+    assert [text for text in found.shown if want in text] == [want] * 3
+
+
+def test_the_report_has_pareto_reliability_and_the_worst_classes(page, bundle):
+    assert page.count("<svg") == 3  # and no curves, since nothing was trained
+    assert "<h2>Calibration</h2>" in page
+    assert re.search(r"Expected calibration error \d+\.\d\d %, over 15 bins", page)
+    assert page.count("none loses") == sum(
+        not row["worst_drop"] for row in bundle.manifest["verdicts"]
+    )
+    assert html.escape("int8 has 256 levels: pictures near a border change sides") in page
+
+
+def test_the_programs_have_the_names_of_the_files(bundle):
+    made = {one.language: one.text for one in snippets.write(bundle.folder, "corners", FORMATS)}
+    assert list(made) == [
+        *("Python, LiteRT", "Kotlin, Android", "Swift, iOS", "C++, LiteRT"),
+        *("Python, ONNX Runtime", "curl, TF Serving"),
+    ]
+    for language in list(made)[:4]:
+        assert "image: uint8 (1, 8, 8, 1)" in made[language].replace("Input 0, ", "")
+        assert "probabilities: float32 (1, 3)" in made[language].replace("Output 0, ", "")
+        assert "tflite/corners_int8.tflite" in made[language]
+    assert "allocateDirect(64)" in made["Kotlin, Android"]
+    assert (
+        'mapOf("image" to image), mapOf("probabilities" to scores), "serving_default"'
+        in made["Kotlin, Android"]
+    )
+    assert "image: float32 (-1, 8, 8, 1)" in made["Python, ONNX Runtime"]
+    assert "image: float32 (-1, 8, 8, 1)" in made["curl, TF Serving"]
+    assert (bundle.folder / "serving/request_example.json").is_file()
+    float32 = {
+        one.language: one.text for one in snippets.write(bundle.folder, "corners", FORMATS[:1])
+    }
+    assert "allocateDirect(256)" in float32["Kotlin, Android"]
+    assert "typed_input_tensor<float>(0)" in float32["C++, LiteRT"]
+
+
+@pytest.mark.parametrize(
+    ("passed", "language"),
+    [
+        ("tflite-int8", "Python, LiteRT"),
+        ("tflite", "Python, LiteRT"),
+        ("onnx", "Python, ONNX Runtime"),
+    ],
+)
+def test_the_python_programs_give_what_golden_json_says(
+    bundle, passed, language, monkeypatch, capsys
+):
+    (text,) = (
+        one.text
+        for one in snippets.write(bundle.folder, "corners", [passed])
+        if one.language == language
+    )
+    monkeypatch.chdir(bundle.folder)
+    exec(compile(text, "snippet.py", "exec"), {})
+    winner, scores = capsys.readouterr().out.split(" ", 1)
+    want = json.loads((bundle.folder / "golden.json").read_text())["pictures"][0]["expected"]
+    assert int(winner) == np.argmax(want[passed])
+    np.testing.assert_allclose(json.loads(scores), want[passed], atol=1e-5)
+
+
+def test_the_front_by_hand():
+    points = [("d", 9, 0.9), ("a", 1, 0.5), ("b", 2, 0.5), ("c", 2, 0.8), ("e", 3, 0.7)]
+    assert [name for name, *_ in charts.front(points)] == ["a", "c", "d"]
+    assert "<svg" in charts.pareto(points)
+
+
+def test_reliability_of_answers_that_are_all_right_and_a_little_too_sure():
+    assert "<svg" in charts.reliability(np.array([0.5, 1.0000001]), np.array([True, True]))
+
+
+def test_report_of_a_run(cnnkit, subject, tmp_path):
+    run = pipeline.write_run(pipeline.compress(subject, []), tmp_path / "corners")
+    done = cnnkit("report", run)
+    assert (done.code, done.err) == (0, "")
+    card = (tmp_path / "corners" / "MODEL_CARD.md").read_text("utf-8")
+    page = (tmp_path / "corners" / "report.html").read_text("utf-8")
+    assert "Of the keras file: accuracy 100.00 %" in card
+    assert "<h2>Files</h2>" not in page
+    assert "<h2>Calibration</h2>" in page
+
+
+def test_report_of_a_bundle_goes_elsewhere(cnnkit, bundle, card, tmp_path):
+    assert bundle.broken_files() == {}
+    refused = cnnkit("report", bundle.folder)
+    assert refused.code == 2
+    assert "name a place outside of it with --html or --card" in refused.errors[0]
+    inside = cnnkit("report", bundle.folder, "--html", bundle.folder / "new.html")
+    assert inside.code == 2
+    assert "This would change a bundle" in inside.errors[0]
+    done = cnnkit("report", bundle.folder, "--card", "card.md")
+    assert (done.code, done.err, done.out.strip()) == (0, "", "card: card.md")
+    assert (tmp_path / "card.md").read_text("utf-8") == card
+    assert bundle.broken_files() == {}
+    assert formats.get("tflite").path("corners").as_posix() in bundle.manifest["files"]
