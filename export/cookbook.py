@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -26,7 +27,8 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "free some space or choose another place; nothing half-written is left",
     ),
     (
-        r"MemoryError|std::bad_alloc|[Oo]ut of memory|OOM when allocating|Cannot allocate memory",
+        r"MemoryError|std::bad_alloc|[Oo]ut of memory|OOM when allocating|Cannot allocate memory"
+        r"|Unable to allocate",
         "There was not enough memory",
         "close other programs, or use a smaller model or fewer calibration pictures",
     ),
@@ -59,12 +61,23 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "export micro, which is int8 throughout",
     ),
     (
+        r"Invalid input tensor type TENSOR_QUANT8_SYMM_PER_CHANNEL",
+        "This phone's NNAPI is older than scales for each channel, which int8 files have",
+        "run the file on the CPU, where LiteRT's XNNPACK is: NNAPI is deprecated since Android 15",
+    ),
+    (
+        r"Please check if the quantized model is in debug mode",
+        "TensorFlow's QuantizationDebugger takes only files that were made in its debug mode",
+        "`cnnkit verify` names the layer at which a file departs from its model, of any file",
+    ),
+    (
         r"only supports? the NHWC tensor format|only supported for NHWC",
         "The model has layers with data_format='channels_first', which TensorFlow has on GPUs only",
         "build it with channels_last, which has the same weights",
     ),
     (
-        r"XNNPACK|TfLiteXNNPackDelegate",
+        # LiteRT tells that it made the delegate every time.
+        r"TfLiteXNNPackDelegate|XNNPACK(?! delegate for CPU)",
         "A tensor has the same value on all calibration pictures, so its int8 scale is nearly "
         "zero and XNNPACK refuses the file",
         "calibrate with more, and more different, pictures",
@@ -74,6 +87,25 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "The converter met a variable that was not frozen and aborted",
         "save the model with `keras.Model.save` and export that file: never hand a folder of "
         "`tf.saved_model.save` to the converter",
+    ),
+    (
+        r"'to_quantize' can only either be a keras|`prune_low_magnitude` can only prune an object"
+        r"|No module named 'keras\.api'",
+        "tensorflow-model-optimization knows Keras 2 only, and this is Keras 3",
+        "use the passes of `cnnkit compress`, or `export.tfmot`, which takes a Keras 3 model over "
+        "to Keras 2 and back (`pip install 'cnnkit[tfmot]'`)",
+    ),
+    (
+        r"`model\.quantize\(\)`: \d+ layer\(s\) were skipped"
+        r"|Layer \w+ does not have a `quantize` method",
+        "`keras.Model.quantize` quantizes dense layers and embeddings only, no convolutions",
+        "export tflite-int8 or onnx-int8, or train for int8 with the pass `qat`",
+    ),
+    (
+        r"Descriptors cannot (?:not )?be created directly"
+        r"|tf2onnx [\d.]+ requires protobuf|has requirement protobuf",
+        "This tf2onnx was made for an older protobuf than TensorFlow's",
+        "install tf2onnx>=1.17, which takes any protobuf from 3.20",
     ),
     (
         r"get_call_context_function|_get_save_spec|_wrapped_model",
@@ -91,7 +123,7 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "assign it as an attribute of the layer that uses it, in `__init__` or `build`",
     ),
     (
-        r"has not yet been built|has never (?:been )?call",
+        r"has not yet been built|has never (?:been )?call|has no defined inputs yet",
         "The model has no input shape yet",
         "build it with its input shape, or call it once, before saving it",
     ),
@@ -101,7 +133,7 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "give the `.keras` file that it was exported from",
     ),
     (
-        r"save_format argument is deprecated",
+        r"save_format`? argument is deprecated",
         "The code was written for Keras 2",
         "use `model.save('name.keras')` or `cnnkit export`",
     ),
@@ -111,7 +143,7 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "install tensorflow>=2.21, which brings a recent ml_dtypes",
     ),
     (
-        r"np\.cast was removed|module 'numpy' has no attribute '(?:object|cast|bool)'"
+        r"np\.cast`? was removed|module 'numpy' has no attribute '(?:object|cast|bool)'"
         r"|has no attribute 'output_names'",
         "This tf2onnx is too old for the installed NumPy or Keras",
         "install tf2onnx>=1.17",
@@ -146,13 +178,29 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
         "The model file holds Python code (a Lambda layer), which is not run",
         "replace the Lambda by a layer class and save the model again",
     ),
+    (
+        r"exit code -9|\bSIGKILL\b|oom-kill",
+        "The system ended the process, most likely for want of memory",
+        "close other programs, or use a smaller model; TensorFlow 2.20 and 2.21 keep some 22 MB of "
+        "every `TFLiteConverter.convert()`, so call it in a process of its own, as cnnkit does",
+    ),
 )
 
 
 def explain(text: str) -> Cause | None:
     """Returns what the raw error in `text` means, or None if it is not known."""
+    return next((cause for _, cause in _found(text)), None)
+
+
+def explain_all(text: str) -> list[tuple[str, Cause]]:
+    """Returns every known error in `text`, in its order: the words that tell it, and the cause."""
+    found = sorted(_found(text), key=lambda pair: pair[0].start())
+    return [(" ".join(match[0].split())[:100], cause) for match, cause in found]
+
+
+def _found(text: str) -> Iterator[tuple[re.Match[str], Cause]]:
+    """Yields the known errors in `text`, in the order of the recipes."""
     for pattern, cause, cure in RECIPES:
         if match := re.search(pattern, text):
             groups = {name: value or "" for name, value in match.groupdict().items()}
-            return Cause(cause.format(**groups), cure.format(**groups))
-    return None
+            yield match, Cause(cause.format(**groups), cure.format(**groups))
