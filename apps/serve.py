@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import warnings
@@ -55,7 +56,7 @@ def choose(bundle: Bundle, wanted: str | None) -> formats.Format:
     for module in _MODULES:
         rows = [row for row in there if row.module == module]
         if rows:
-            return min(rows, key=lambda row: took[row.name] or 0.0)
+            return min(rows, key=lambda row: took[row.name] or math.inf)
     raise UsageError(
         "This bundle has no file that can be served",
         where=bundle.folder,
