@@ -86,8 +86,8 @@ FORMATS: dict[str, Format] = {
             "int16x8",
             "tflite/{name}_int16x8.tflite",
             True,
-            "TensorFlow Lite, int8 weights with int16 activations: where int8 loses too much; slow "
-            "on CPUs; only when asked for",
+            "TensorFlow Lite, int8 weights with int16 activations: where 256 levels are too few; "
+            "slow on CPUs; only when asked for",
             default=False,
         ),
         Format(

@@ -15,14 +15,19 @@ from sklearn.model_selection import train_test_split
 from cnnkit.data import arrays
 from cnnkit.errors import UsageError
 from cnnkit.training.predict import predict_keras
+from export import formats
 from export.formats import flatbuffer
 from export.formats import mediapipe
 from export.formats import tflite
 from export.formats import tflite_metadata
 from export.quantization.twin import Twin
+from export.verification import Gates
+from export.verification import Pictures
+from export.verification import judge
 from tests.export import networks
 
 pytestmark = pytest.mark.export
+FORMAT = formats.get("tflite-mediapipe")
 HELD_OUT = 360
 # Names as users choose them, and how a list with one name a line can have them.
 NAMES = {
@@ -94,10 +99,14 @@ def digits():
 
 @pytest.fixture(scope="module")
 def file(digits, tmp_path_factory):
-    path = tmp_path_factory.mktemp("mediapipe") / "digits_mediapipe.tflite"
+    folder = tmp_path_factory.mktemp("mediapipe") / "für 猫"  # as users call their folders
     model, calibration, *_ = digits
     return mediapipe.write(
-        model, path, calibration=calibration, labels=list(NAMES), resize="letterbox"
+        model,
+        folder / FORMAT.path("digits"),
+        calibration=calibration,
+        labels=list(NAMES),
+        resize="letterbox",
     )
 
 
@@ -222,12 +231,16 @@ def test_pictures_of_four_channels_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_mediapipe_confirms(digits, file, mediapipe_python, monkeypatch):
+def test_the_verdict_is_mediapipes_too(digits, file, mediapipe_python, monkeypatch):
     monkeypatch.setenv(mediapipe.PYTHON, mediapipe_python)
-    x = digits[2][:20]
-    (note,) = mediapipe.confirm(file, x, mediapipe.run(file, x))["notes"]
+    model, _, x, truth = digits
+    pictures = Pictures(x[:20], truth[:20], predict_keras(model, x[:20]))
+    judged = judge(FORMAT, file.parents[1], "digits", pictures, Gates())
+    assert judged.ok
+    (note,) = judged.notes
     assert note.startswith("run in MediaPipe ")
     assert "the class of LiteRT on 20 of 20 pictures" in note
+    x = x[:20]
     with pytest.raises(UsageError, match=r"do not agree.*within 0.02.*a difference of"):
         mediapipe.confirm(file, x, mediapipe.run(file, x)[::-1])
 
