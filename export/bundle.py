@@ -26,9 +26,12 @@ from cnnkit.data import sample
 from cnnkit.errors import GateError
 from cnnkit.errors import UsageError
 from export import auto
+from export import fit
 from export import formats
 from export import ledger
 from export import seal
+from export import targets
+from export import vela
 from export.convert import convert
 from export.formats import metadata
 from export.formats import micro
@@ -237,7 +240,7 @@ def write(
             for note in notes:
                 reporter.warn(note)
     dry = subject.recipe.guard.dry_run
-    gates = Gates(options.max_drop, options.max_size, dry)
+    gates = _gates(subject.recipe)
     pictures = _synthetic(model) if dataset is None else compared(model, dataset)
     with files.replacing(Path(out)) as folder:
         save_model(model, folder / Bundle.KERAS)
@@ -265,7 +268,7 @@ def write(
         _remove_empty_folders(folder)
         accepted = [verdict.format for verdict in verdicts if verdict.ok]
         golden = _write_golden(folder, subject, accepted)
-        _write_sources(folder, subject, verdicts)
+        target = _write_sources(folder, subject, verdicts, reporter)
         if "savedmodel" in accepted:
             serving.write(folder / "serving", subject.name, golden)
         _write_labels(folder, subject)
@@ -283,6 +286,7 @@ def write(
             "labels": subject.labels and list(subject.labels),
             "resize": subject.resize,
             "gates": vars(gates),
+            "target": target,
             "verified_on": f"{len(pictures.x)} "
             + ("synthetic pictures, for want of data" if dataset is None else "pictures"),
             "notes": [*([TOLD] if dry else []), *subject.notes, *notes],
@@ -306,10 +310,33 @@ def _write_labels(folder: Path, subject: Subject) -> None:
         files.write_text(folder / "labels.txt", "".join(lines))
 
 
-def _write_sources(folder: Path, subject: Subject, verdicts: Sequence[Judged]) -> None:
+def _gates(recipe: Recipe) -> Gates:
+    """Returns what the recipe asks of files, the room on its target's board included."""
+    options, target = recipe.export, targets.parse(recipe.export.target)
+    rooms = [options.max_size, *([target.flash_bytes] if target else [])]
+    size = min((room for room in rooms if room is not None), default=None)
+    ram = target.ram_bytes if target else None
+    return Gates(options.max_drop, size, recipe.guard.dry_run, ram)
+
+
+def _write_sources(
+    folder: Path, subject: Subject, verdicts: Sequence[Judged], reporter: Reporter
+) -> dict[str, Any] | None:
+    """Writes what lies beside a micro file, and returns what is known of the recipe's target."""
+    target = targets.parse(subject.recipe.export.target)
+    known = fit.check(subject.model, target).to_dict() if target else {}
     for verdict in verdicts:
         if verdict.ok and verdict.arena_bytes:
-            micro.write_sources(folder / verdict.path, subject.labels, verdict.arena_bytes)
+            path = folder / verdict.path
+            micro.write_sources(path, subject.labels, verdict.arena_bytes)
+            if target and target.name in vela.ACCELERATORS:
+                reporter.step(f"compiling for {target.name}")
+                try:
+                    known["vela"] = vela.write(path, target.name)
+                except UsageError as error:
+                    reporter.warn(str(error))
+                    known["vela"] = {"error": str(error)}
+    return known or None
 
 
 def _remove_empty_folders(root: Path) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from cnnkit.errors import GateError
-from export import estimate
+from export.estimate import VARIANTS
+from export.estimate import estimate
 from export.targets import Target
 from export.targets import parse
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from cnnkit.training.recipe import Recipe
     from cnnkit.training.reporter import Reporter
+    from export.estimate import Estimate
     from export.lowering import Lowered
 
 # The least part of its filters that a pass can be asked to take.
@@ -78,8 +80,8 @@ def check(model: keras.Model, target: Target) -> Fit:
     Raises:
         UsageError: If the model is not functional, with one input and one output.
     """
-    name = next((n for n in target.formats if n in estimate.VARIANTS), "")
-    found = estimate.estimate(model, estimate.VARIANTS.get(name, "float32"))
+    name = next((n for n in target.formats if n in VARIANTS), "")
+    found = estimate(model, VARIANTS.get(name, "float32"))
     lacking = _outside(found.ops, target.ops)
     slow = {k: v for k, v in _outside(found.ops, target.fast_ops).items() if k not in lacking}
     problems = [f"{target.name} has no {', '.join(ops)} ({at})" for at, ops in lacking.items()]
@@ -87,7 +89,7 @@ def check(model: keras.Model, target: Target) -> Fit:
     size, ram = (found.size_bytes, found.ram_bytes) if name else (None, None)
     if size is not None and target.flash_bytes is not None and size > target.flash_bytes:
         problems.append(f"the {name} file has about {size:,} bytes, flash {target.flash_bytes:,}")
-        remedies.append(_smaller(target.flash_bytes / size))
+        remedies.append(_smaller(found, target.flash_bytes))
     if ram is not None and target.ram_bytes is not None and ram > target.ram_bytes:
         problems.append(f"it needs about {ram:,} bytes of RAM, there are {target.ram_bytes:,}")
         remedies.append(_lighter(model, found.ops, target.ram_bytes / ram))
@@ -150,9 +152,12 @@ def _outside(ops: Iterable[Lowered], known: frozenset[str] | None) -> dict[str, 
     return found
 
 
-def _smaller(part: float) -> str:
-    """Returns what leaves a part of the bytes, which go with the square of the channels."""
-    width = _down(math.sqrt(part))
+def _smaller(found: Estimate, limit: int) -> str:
+    """Returns what leaves so many bytes: weights go with the square of the channels."""
+    constants = [constant for op in found.ops for constant in op.constants]
+    weights = sum(constant.size for constant in constants if constant.kind == "weight")
+    rest = found.size_bytes - weights
+    width = _down(math.sqrt(max(limit - rest, 0) / weights))
     return (
         f"a width of {width:g} times the present one (`--set model.width=`), or "
         f"`--pass prune-filters:ratio={1 - width:g}`"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnkit import files
 from cnnkit.errors import UsageError
 from export.formats import flatbuffer
 
@@ -114,6 +115,17 @@ def compile_file(path: Path, target: str) -> Compiled:
             (row,) = csv.DictReader(text)
         left = flatbuffer.ops(Path(folder, f"{path.stem}_vela.tflite").read_bytes())
     return _compiled(row, accelerator, flatbuffer.ops(path.read_bytes()), left)
+
+
+def write(path: Path, target: str) -> dict[str, Any]:
+    """Compiles a micro file, writes what it costs to `vela.json` beside it, and returns that.
+
+    Raises:
+        UsageError: As `compile_file`.
+    """
+    found = compile_file(path, target).to_dict()
+    files.write_json(path.with_name("vela.json"), found)
+    return found
 
 
 def _compiled(row: dict[str, str], accelerator: str, ops: list[str], left: list[str]) -> Compiled:

@@ -138,11 +138,13 @@ class Gates:
         max_size: Largest size in bytes, or None.
         dry_run: Whether the model has learned nothing: classes that are all as likely change places
             by rounding, and agreement is asked of no file.
+        max_arena: Largest arena in TFLite Micro in bytes, or None.
     """
 
     max_drop: float = 0.01
     max_size: int | None = None
     dry_run: bool = False
+    max_arena: int | None = None
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,8 @@ def _departure(found: Judged, limit: Limit, gates: Gates) -> str:
 def _too_large(found: Judged, gates: Gates) -> str:
     if gates.max_size is not None and (found.size_bytes or 0) > gates.max_size:
         return f"has {found.size_bytes} bytes, export.max_size is {gates.max_size}"
+    if gates.max_arena is not None and (found.arena_bytes or 0) > gates.max_arena:
+        return f"needs {found.arena_bytes} bytes of RAM, export.target has {gates.max_arena}"
     return ""
 
 

@@ -1,6 +1,7 @@
 """Vela, the real one: what it says of a small file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import pytest
 from cnnkit import models
 from cnnkit.errors import UsageError
 from cnnkit.training.network import deployable
+from cnnkit.training.recipe import changed
+from export import bundle as bundles
+from export import formats
 from export import vela
 from export.formats import micro
 from export.formats import tflite
+from export.verification import judge
 
 pytestmark = pytest.mark.export
 
@@ -56,6 +61,26 @@ def test_ops_in_float_stay_on_the_cpu(tmp_path):
     found = vela.compile_file(path, "ethos-u55")
     assert found.share == 0.0
     assert "FULLY_CONNECTED" in found.cpu_ops
+
+
+def test_a_bundle_for_an_npu(subject, tmp_path):
+    target = "ethos-u55:flash=64KB,ram=64KB"
+    recipe = changed(subject.recipe, {"export.target": target}).recipe
+    made = bundles.write(replace(subject, recipe=recipe), ["micro"], out=tmp_path / "bundle")
+    (verdict,), told = made.manifest["verdicts"], made.manifest["target"]
+    assert (verdict["ok"], verdict["reason"]) == (True, "")
+    assert told["vela"] == json.loads((made.folder / "micro/vela.json").read_text())
+    assert told["vela"]["share"] == 1.0
+    assert told["ram_bytes"] == pytest.approx(verdict["arena_bytes"], rel=0.05)
+    # The labels are in the file, and nobody foretold how long they are.
+    assert told["size_bytes"] == pytest.approx(verdict["size_bytes"], abs=1000)
+    assert (made.gates.max_size, made.gates.max_arena) == (64_000, 64_000)
+    tight = replace(made.gates, max_arena=verdict["arena_bytes"] - 1)
+    pictures = made.golden_pictures()
+    again = judge(formats.get("micro"), made.folder, made.name, pictures, tight)
+    assert again.reason == (
+        f"needs {verdict['arena_bytes']} bytes of RAM, export.target has {tight.max_arena}"
+    )
 
 
 def test_what_is_no_file_is_one_line(tmp_path):
