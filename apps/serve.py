@@ -31,6 +31,7 @@ from export.runtime import open_model
 
 # What answers if nothing else is asked for: LiteRT, which starts at once, then the others.
 _MODULES = ("tflite", "onnx", "saved_model")
+_BACKLOG = 2048
 
 
 def choose(bundle: Bundle, wanted: str | None) -> formats.Format:
@@ -100,7 +101,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(found[4][:2], family=found[0], backlog=2048)
+        listener = socket.create_server(found[4][:2], family=found[0], backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UsageError(
@@ -109,6 +110,10 @@ def listen(host: str, port: int) -> socket.socket:
             received=reason,
             todo="choose another with --port, or --port 0 for any that is free",
         ) from None
+    # Else the end of an answer waits 40 ms for the client to confirm its beginning: asyncio does
+    # this only for sockets that were made for TCP by name.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def run(model: Served, limits: Limits, at: socket.socket) -> None:
@@ -126,7 +131,7 @@ def run(model: Served, limits: Limits, at: socket.socket) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=2048,
+        backlog=_BACKLOG,
         timeout_keep_alive=int(limits.idle_s),
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )

@@ -25,6 +25,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from apps.rest import Limits
 from apps.serve import choose
+from apps.serve import listen
 from export import bundle as bundles
 from tests.apps.served import head
 from tests.apps.served import received
@@ -487,6 +488,14 @@ def reachable(server):
     except ConnectionError:
         return False
     return True
+
+
+def test_answers_are_sent_at_once():
+    """Without TCP_NODELAY, each waits 40 ms for the client's acknowledgement."""
+    with listen("127.0.0.1", 0) as at, socket.create_connection(at.getsockname()):
+        server, _ = at.accept()
+        with server:
+            assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_tensorflow_stays_out(folder):
