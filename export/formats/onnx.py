@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -37,6 +41,9 @@ QUICK = True
 # The newest that tf2onnx 1.17 writes.
 OPSET = 18
 _BATCH = 32
+# Pictures that a second runtime is asked about.
+_CONFIRMED = 512
+_PROBE = Path(__file__).with_name("openvino_probe.py")
 
 
 def write(
@@ -133,6 +140,40 @@ def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndar
 def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
     """Returns the outputs for `x`; see `predictor`."""
     return predictor(path, threads=threads)(x)
+
+
+def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
+    """Runs pictures in OpenVINO too, where it is installed, and returns a note.
+
+    Args:
+        path: The file.
+        x: Pictures as the file takes them, `(n, height, width, channels)`; the first are run.
+        got: What ONNX Runtime gives for them.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        return {}
+    x, got = x[:_CONFIRMED], got[:_CONFIRMED]
+    with tempfile.TemporaryDirectory() as folder:
+        x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
+        np.save(x_path, x)
+        done = subprocess.run(
+            [sys.executable, "-I", str(_PROBE), str(path), str(x_path), str(y_path)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            # Its oneDNN obeys what is meant for TensorFlow's, see the probe.
+            env={k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"},
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            return {"notes": (f"OpenVINO cannot run it: {lines[-1]}",)}
+        y = np.load(y_path, allow_pickle=False)
+    note = (
+        f"run in OpenVINO {done.stdout} too: the class of ONNX Runtime on "
+        f"{(y.argmax(1) == got.argmax(1)).sum()} of {len(x)} pictures, the largest difference of "
+        f"a score is {np.abs(y - got).max():.2g}"
+    )
+    return {"notes": (note,)}
 
 
 def input_shape(path: Path) -> tuple[int, ...]:
