@@ -91,7 +91,7 @@ RECIPES: tuple[tuple[str, str, str], ...] = (
     (
         r"'to_quantize' can only either be a keras|`prune_low_magnitude` can only prune an object"
         r"|No module named 'keras\.api'",
-        "tensorflow-model-optimization knows Keras 2 only, and this is Keras 3",
+        "TensorFlow Model Optimization knows Keras 2 only, and this is Keras 3",
         "use the passes of `cnnkit compress`, or `export.tfmot`, which takes a Keras 3 model over "
         "to Keras 2 and back (`pip install 'cnnkit[tfmot]'`)",
     ),

@@ -267,7 +267,10 @@ def test_export_again_with_a_gate_that_one_format_misses(cnnkit, digits, manifes
     limit = (sizes["tflite-int8"] + sizes["tflite"]) // 2
     two = ("--format", "tflite", "--format", "tflite-int8")
     gate = ("--set", f"export.max_size={limit}")
-    done = cnnkit("export", digits.bundle, *two, *gate, "--calib", "50", "--out", "gated")
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    (tmp_path / "other").write_bytes(b"o" * 32)
+    more = ("--calib", "50", "--out", "gated", "--sign", "key")
+    done = cnnkit("export", digits.bundle, *two, *gate, *more)
     assert done.code == 3
     assert done.errors == [
         "error: 1 of 2 formats are refused and not in the bundle; the first is: tflite. Received "
@@ -278,7 +281,15 @@ def test_export_again_with_a_gate_that_one_format_misses(cnnkit, digits, manifes
     assert [path.name for path in (gated / "tflite").iterdir()] == ["digits_int8.tflite"]
     assert f"refused: has {sizes['tflite']} bytes" in (gated / "report.html").read_text()
     assert tomllib.loads((gated / "config.toml").read_text())["export"]["calibration"] == 50
-    assert cnnkit("verify", gated).code == 0
+    assert cnnkit("verify", gated, "--key", "key").code == 0
+    forged = cnnkit("verify", gated, "--key", "other")
+    assert forged.code == 3
+    assert "manifest.hmac: not of this key" in forged.errors[0]
+    (gated / "onnx").mkdir()
+    (gated / "onnx" / "digits_float32.onnx").write_bytes(b"hostile")
+    added = cnnkit("verify", gated, "--key", "key")
+    assert added.code == 3
+    assert "onnx/digits_float32.onnx: added after the export" in added.errors[0]
 
 
 SPOILED = ("tflite/digits_int8.tflite", f"{SAVED_MODEL}/saved_model.pb", "keras/model.keras")

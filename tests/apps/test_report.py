@@ -193,6 +193,12 @@ def test_the_front_by_hand():
     assert "<svg" in charts.pareto(points)
 
 
+def test_names_in_any_script_stand_in_the_charts_as_text():
+    chart = charts.confusion([[1, 0, 0], [0, 1, 0], [0, 0, 1]], corners.LABELS)
+    assert html.escape(corners.LABELS[0]) in chart
+    assert corners.LABELS[2] in chart
+
+
 def test_reliability_of_answers_that_are_all_right_and_a_little_too_sure():
     assert "<svg" in charts.reliability(np.array([0.5, 1.0000001]), np.array([True, True]))
 
@@ -212,7 +218,7 @@ def test_report_of_a_bundle_goes_elsewhere(cnnkit, bundle, card, tmp_path):
     assert bundle.broken_files() == {}
     refused = cnnkit("report", bundle.folder)
     assert refused.code == 2
-    assert "name a place outside of it with --html or --card" in refused.errors[0]
+    assert "Name a place outside of it with --html or --card" in refused.errors[0]
     inside = cnnkit("report", bundle.folder, "--html", bundle.folder / "new.html")
     assert inside.code == 2
     assert "This would change a bundle" in inside.errors[0]
