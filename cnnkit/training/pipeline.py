@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ Augment: TypeAlias = Callable[..., tuple[Any, Any]]
 Augmentation: TypeAlias = Callable[[int], Augment | None]
 # Given an epoch, returns the indices of its pictures in their order.
 Sampler: TypeAlias = Callable[[int], np.ndarray]
+# Batches that are made ready while the network computes.
+_READY = 4
 
 
 def order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -102,7 +105,10 @@ class Batches:
         first, *others = [self._part(augment, part) for augment, part in parts]
         for other in others:
             first = first.concatenate(other)
-        return first.prefetch(tf.data.AUTOTUNE)
+        # The thread that tunes the numbers sometimes sleeps on for ten seconds when all is done.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return first.prefetch(_READY).with_options(options)
 
     def _part(self, augment: Augment | None, epochs: list[int]) -> Any:
         """Returns the batches of epochs that are augmented alike."""
@@ -131,7 +137,7 @@ class Batches:
         made = tf.data.Dataset.from_generator(produce, output_signature=tuple(signature))
         # Otherwise Keras finds its end by running into it, and warns of that.
         made = made.apply(tf.data.experimental.assert_cardinality(len(epochs) * self.steps))
-        return made.map(finish, tf.data.AUTOTUNE, deterministic=True)
+        return made.map(finish, os.cpu_count(), deterministic=True)
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.sampler:
