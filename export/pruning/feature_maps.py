@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cnnkit.errors import UsageError
-from cnnkit.onednn import unit_strides
 from export.batches import batches
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def taylor(graph: Graph, data: PassData | None) -> Iterator[tuple[np.ndarray, Id
     """
     import keras
     import tensorflow as tf
+
+    from cnnkit.onednn import unit_strides
 
     linear = keras.activations.linear
     maps = _maps(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cnnkit.errors import UsageError
-from cnnkit.onednn import unit_strides
 
 if TYPE_CHECKING:
     import keras
@@ -163,6 +162,7 @@ def _mean_squares(
     import tensorflow as tf
 
     from cnnkit.analysis.logits import outputs_probabilities
+    from cnnkit.onednn import unit_strides
 
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         raise UsageError(
