@@ -59,7 +59,11 @@ DryRun = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replaces what is there.")]
 Formats = Annotated[
     list[str] | None,
-    typer.Option("--format", help="A format, see `cnnkit list formats`; repeatable."),
+    typer.Option(
+        "--format",
+        help="A format, see `cnnkit list formats`, or auto: the fastest that passes, of those that "
+        "the target takes; repeatable.",
+    ),
 ]
 Calibration = Annotated[
     int | None, typer.Option("--calib", help="Number of calibration pictures.", min=1)
@@ -89,7 +93,7 @@ def resolve(
     `flags` are dotted keys with `__` for the dot; None means not given.
     """
     from cnnkit.training import recipe
-    from export import formats
+    from export import auto
     from export import passes
     from export import targets
 
@@ -104,7 +108,7 @@ def resolve(
         raise UsageError("No data given", todo="name them: `cnnkit VERB DATA`, or data.path in -c")
     for step in resolved.recipe.compress.passes:
         passes.parse(step)
-    formats.select(resolved.recipe.export.formats)
+    auto.named(resolved.recipe.export.formats)
     targets.parse(resolved.recipe.export.target)
     return resolved
 

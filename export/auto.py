@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,15 @@ class Choice:
             if verdict.format in gone:
                 files.remove(self.folder / verdict.path)
         return [verdict for verdict in verdicts if verdict.format not in gone]
+
+
+def named(names: Iterable[str]) -> list[formats.Format]:
+    """Returns the formats among `names`, without `auto`.
+
+    Raises:
+        UsageError: If one is unknown.
+    """
+    return formats.select(name for name in names if name != NAME)
 
 
 def candidates(target: str, calibrated: bool) -> list[str]:

@@ -222,8 +222,7 @@ def write(
     from export.subject import Subject
     from export.subject import open_subject
 
-    named = [job for job in jobs if job != auto.NAME]
-    formats.select(named)  # refuses an unknown one before the work
+    named = [row.name for row in auto.named(jobs)]  # refuses an unknown one before the work
     files.require_free(Path(out), Bundle.MANIFEST, overwrite=True)
     reporter = reporter or Reporter()
     subject = model if isinstance(model, Subject) else open_subject(model, data)

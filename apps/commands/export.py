@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Annotated
@@ -27,6 +28,9 @@ def export(
     ],
     names: arguments.Formats = None,
     data: arguments.DataOption = None,
+    target: Annotated[
+        str | None, typer.Option(help="Where it is to run, see `cnnkit list targets`.")
+    ] = None,
     calibration: arguments.Calibration = None,
     sets: arguments.Sets = None,
     out: Annotated[
@@ -40,20 +44,24 @@ def export(
 ) -> None:
     """Writes a bundle: every format, run against the Keras model in its own runtime."""
     from cnnkit.training import recipe
-    from export import formats
+    from export import auto
     from export import seal
+    from export import targets
 
     key = None if sign is None else seal.read_key(sign)
-    formats.select(names or ())
-    recipe.resolve(sets=sets or ())  # refuses a wrong key before the model is opened
+    auto.named(names or ())
+    given = [f"export.target={json.dumps(target)}"] if target else []
+    given += [f"export.calibration={calibration}"] if calibration else []
+    sets = [*given, *(sets or [])]
+    # Refuses a wrong key before the model is opened.
+    targets.parse(recipe.resolve(sets=sets).recipe.export.target)
     folder = arguments.bundle_folder(out, arguments.name_of(str(source)), overwrite)
     printer = console.Printer(2)
     with console.hushed():
         from export.subject import open_subject
 
         printer.stage(f"opening {source}")
-        given = [f"export.calibration={calibration}"] if calibration else []
-        subject = open_subject(source, data, sets=[*given, *(sets or [])])
+        subject = open_subject(source, data, sets=sets)
         printer.stage("exporting and verifying")
         bundle = write_bundle(subject, names, folder, printer)
         if key is not None:
@@ -72,11 +80,12 @@ def write_bundle(
 ) -> Bundle:
     """Writes a bundle with its report; without data, formats that need calibration stay out."""
     from apps.report import write_report
+    from export import auto
     from export import bundle
     from export import formats
 
     asked = names or subject.recipe.export.formats
-    chosen = formats.select(asked or formats.DEFAULT)
+    chosen = auto.named(asked) if asked else formats.select(formats.DEFAULT)
     for row in [] if asked else [row for row in chosen if row.missing()]:
         chosen.remove(row)
         printer.warn(f"no {row.name}: {row.missing()} is not installed")
@@ -92,7 +101,7 @@ def write_bundle(
         printer.step("writing report.html")
         write_report(hidden, manifest, subject)
 
-    jobs = [row.name for row in chosen]
+    jobs = [row.name for row in chosen] + [name for name in asked if name == auto.NAME]
     return bundle.write(subject, jobs, out=folder, rows=rows, extra=report, reporter=printer)
 
 

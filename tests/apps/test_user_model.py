@@ -124,3 +124,17 @@ def test_what_is_odd_in_the_int8_file_is_in_the_report(cnnkit, here):
     assert "tflite-int8: computed in float32, for want of an int8 kernel: 1 ELU" in page
     done = cnnkit("verify", here / "saved_models" / "odd")
     assert "tflite-int8: zero on every calibration picture: dead" in done.out
+
+
+def test_auto_keeps_the_fastest(cnnkit, here):
+    asked = ("--format", "auto", "--target", "ort-cpu", "--data", "digits", "--out", "fast")
+    done = cnnkit("export", "user.keras", *asked)
+    assert (done.code, done.err) == (0, "")
+    (chosen,) = re.findall(r"auto chose (onnx(?:-int8)?) on this machine", done.out)
+    bundle = here / "fast"
+    (file,) = (bundle / "onnx").iterdir()
+    assert ("int8" in file.name) == (chosen == "onnx-int8")
+    assert not (bundle / "tflite").exists()
+    done = cnnkit("export", "user.keras", "--format", "auto", "--target", "toaster")
+    assert done.code == 2
+    assert "Unknown target" in done.err
