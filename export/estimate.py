@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from export.lowering import lower
-
 if TYPE_CHECKING:
     import keras
 
@@ -69,6 +67,8 @@ def estimate(model: keras.Model, variant: str = "int8") -> Estimate:
     Raises:
         UsageError: If the model is not functional, with one input and one output.
     """
+    from export.lowering import lower
+
     ops = lower(model)
     shape = (1, *model.input_shape[1:])
     return Estimate(tuple(ops), _size(ops, variant), _ram(ops, shape, variant))
