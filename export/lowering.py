@@ -165,6 +165,8 @@ class _Lowering:
             return (), True  # into the one before
         if kind in _ALONE and self.folded(op):
             return (), True
+        if cls == "Rescaling" and not np.any(op.operation.offset):
+            return ("MUL",), True
         if kind == "same" and cls == "Flatten" and self.found.follower(op, {"dense"}):
             return (), True  # a dense layer takes its input as a row
         if cls == "ZeroPadding2D" and self.padded(op):

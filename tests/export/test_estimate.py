@@ -56,6 +56,7 @@ def mobilenet():
 def others():
     """Operations that the networks above do not have."""
     x = image = keras.Input((16, 16, 4), name="image")
+    x = layers.Rescaling(1 / 255, name="pixels")(x)
     x = layers.ZeroPadding2D(2, name="pad")(x)
     x = layers.SeparableConv2D(8, 3, activation="silu", name="separable")(x)
     x = layers.Conv2D(8, 3, activation="hard_swish", name="swish")(x)
@@ -70,7 +71,6 @@ def others():
 
 NETWORKS = {
     "lenet5": lambda: zoo("lenet5", (28, 28, 1)),
-    "lenet5_caffe": lambda: zoo("lenet5_caffe", (28, 28, 1), width=0.4),
     "resnet8": lambda: zoo("resnet8", (24, 24, 3), width=0.75),
     "squeezenet": lambda: zoo("squeezenet1_1", (48, 48, 3), width=0.5),
     "mobile": mobile,

@@ -71,7 +71,7 @@ def test_a_bundle_for_an_npu(subject, tmp_path):
     assert (verdict["ok"], verdict["reason"]) == (True, "")
     assert told["vela"] == json.loads((made.folder / "micro/vela.json").read_text())
     assert told["vela"]["share"] == 1.0
-    assert told["ram_bytes"] == pytest.approx(verdict["arena_bytes"], rel=0.05)
+    assert told["ram_bytes"] == pytest.approx(verdict["arena_bytes"], abs=500)
     # The labels are in the file, and nobody foretold how long they are.
     assert told["size_bytes"] == pytest.approx(verdict["size_bytes"], abs=1000)
     assert (made.gates.max_size, made.gates.max_arena) == (64_000, 64_000)
