@@ -14,7 +14,10 @@ from cnnkit.errors import UsageError
 
 def report(
     source: Annotated[
-        Path, typer.Argument(help="A run folder or a bundle.", metavar="RUN|BUNDLE", exists=True)
+        Path,
+        typer.Argument(
+            help="A run folder or a bundle.", metavar="RUN|BUNDLE", exists=True, file_okay=False
+        ),
     ],
     html: Annotated[
         Path | None, typer.Option(help="The report. [default, of a run: RUN/report.html]")
