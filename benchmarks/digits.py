@@ -33,6 +33,7 @@ class Digits:
         chosen = np.random.default_rng(0).permutation(len(x))[:count]
         self.x, self.y = x[chosen], y[chosen]
         self.test_x, self.test_y = loaded.arrays("test")
+        self.classes, self.image_shape = loaded.classes, loaded.image_shape
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the pictures and labels of a split; there are none for validation."""
