@@ -180,8 +180,9 @@ class _Lowering:
         if cls in _CLASSES:
             return _CLASSES[cls], True
         if cls == "UpSampling2D":
-            nearest = op.operation.interpolation == "nearest"
-            return ("RESIZE_NEAREST_NEIGHBOR" if nearest else "RESIZE_BILINEAR",), True
+            nearest = op.operation.interpolation == "nearest"  # which repeats rows and columns
+            repeated = ("RESHAPE", "TILE", "RESHAPE", "TILE", "RESHAPE")
+            return repeated if nearest else ("RESIZE_BILINEAR",), True
         return ((), True) if kind == "same" else ((op.name or cls,), False)
 
     def folded(self, op: Op) -> bool:
