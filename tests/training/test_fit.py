@@ -154,6 +154,13 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert not np.array_equal(order(1, 5, 50), order(2, 5, 50))
 
 
+def test_batches_are_not_tuned():
+    # The tuning thread of tf.data could sleep on for ten seconds after the last batch.
+    batches = Batches(np.zeros((4, 2, 2, 1)), np.arange(4), 4, 2)
+    assert batches.stream().options().autotune.enabled is False
+    assert [x.shape[0] for x, _ in batches.stream()] == [2, 2]
+
+
 def test_batches_are_even_and_hold_every_picture_once():
     x, y = Pictures(train=33).arrays("train")
     batches = Batches(x, y, 3, 16, seed=0)
