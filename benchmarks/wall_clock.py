@@ -71,7 +71,7 @@ GOALS = {
         120,
         (
             *BOTH,
-            "train.epochs=15",
+            "train.epochs=14",
             "train.ema=0.99",
             "loss.label_smoothing=0.05",
             "augment.preset=medium",
