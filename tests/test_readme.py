@@ -14,7 +14,7 @@ COMMANDS = (
     ".venv/bin/pip install '.[serve]' && .venv/bin/cnnkit serve saved_models/digits\n"
     "curl -d @saved_models/digits/serving/request_classify.json "
     "localhost:8501/v1/models/digits:classify",
-    ".venv/bin/pip install '.[test]' && PATH=.venv/bin:$PATH scripts/test",
+    ".venv/bin/pip install '.[test]' && PATH=.venv/bin:$PATH scripts/test    # pytest -n 2",
 )
 
 
