@@ -141,7 +141,8 @@ def write(found: dict[str, list[dict[str, Any]]]) -> None:
     text = f"""# Distillation on MNIST
 
 Errors on the 10,000 test digits, on which the teacher's recipe was tried three times and nothing
-else was chosen. Written by `python -m benchmarks.distillation`; the paper is Hinton, Vinyals, Dean 2015, section 3,
+else was chosen. Written by `python -m benchmarks.distillation`; the paper is Hinton, Vinyals, Dean
+2015, section 3,
 https://arxiv.org/abs/1503.02531. Students are taught with weight {Config().weight:g} on the
 teacher and the rest on the labels; the teacher is asked once for each digit. Seconds are a mean, on
 a machine with other work to do.
