@@ -71,12 +71,6 @@ def of(times: list[float]) -> Timing:
     return Timing(min(times), *map(float, np.percentile(times, (10, 50, 95))))
 
 
-def fastest(predictors: Mapping[str, Predict], picture: np.ndarray, turns: int = 50) -> str:
-    """Returns the name of the one with the least time; the earlier one of two that are as fast."""
-    found = interleaved(predictors, picture, turns)
-    return min(found, key=lambda name: found[name].least)
-
-
 def peak_memory(path: Path, shape: tuple[int, ...]) -> int | None:
     """Returns the bytes by which running a file raises a fresh process' memory at its highest.
 

@@ -21,8 +21,6 @@ from cnnkit.errors import GateError
 from cnnkit.errors import UsageError
 
 _DEVELOPERS = {"test"}
-# The Python that has MediaPipe, if it is another one; as `export.formats.mediapipe` reads it.
-_MEDIAPIPE = "CNNKIT_MEDIAPIPE"
 # As much of a log as is looked at.
 _PART, _PARTS = 1 << 16, 64
 
@@ -81,6 +79,8 @@ def _explain(text: str) -> None:
 
 def _extras() -> list[list[str]]:
     """Returns what of each extra is not installed; those for developers are left out."""
+    from export.formats import mediapipe
+
     requirements = [Requirement(line) for line in importlib.metadata.requires("cnnkit") or ()]
     rows = []
     for extra in sorted(importlib.metadata.metadata("cnnkit").get_all("Provides-Extra") or ()):
@@ -94,7 +94,7 @@ def _extras() -> list[list[str]]:
             and not wanted.marker.evaluate({"extra": ""})
             and not _installed(wanted)
         ]
-        if extra == "mediapipe" and (elsewhere := os.environ.get(_MEDIAPIPE)):
+        if extra == "mediapipe" and (elsewhere := os.environ.get(mediapipe.PYTHON)):
             rows.append([extra, f"in {elsewhere}"])
         elif lacking:
             rows.append([extra, f"no {', '.join(lacking)}: pip install 'cnnkit[{extra}]'"])

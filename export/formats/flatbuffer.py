@@ -258,9 +258,8 @@ def macs(content: bytes) -> int:
         for op in graph.operators:
             name = names[model.operatorCodes[op.opcodeIndex].builtinCode]
             if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-                kernel = graph.tensors[
-                    op.inputs[1]
-                ].shape  # (outputs, …); depthwise (1, …, outputs)
+                # (outputs, …); of a depthwise one (1, …, outputs)
+                kernel = graph.tensors[op.inputs[1]].shape
                 each = kernel[1:3] if name == "DEPTHWISE_CONV_2D" else kernel[1:]
                 total += math.prod(map(int, [*each, *graph.tensors[op.outputs[0]].shape]))
     return total

@@ -35,9 +35,7 @@ def test_times_and_their_order():
     for name, ms in (("slow", 6), ("quick", 2)):
         taken = found[name]
         assert ms <= taken.least <= taken.p10 <= taken.p50 <= taken.p95
-    assert (
-        timing.fastest({"slow": sleeper(6), "quick": sleeper(2)}, np.zeros((1, 1, 1)), 5) == "quick"
-    )
+    assert min(found, key=lambda name: found[name].least) == "quick"
 
 
 def test_percentiles_are_those_of_numpy():
