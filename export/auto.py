@@ -20,6 +20,8 @@ from export.verification import Judged
 NAME = "auto"
 _TARGET = "litert-cpu"
 _TURNS = 100
+# Two measurements of one file differ by as much: no reason to leave float32.
+_GAIN = 0.98
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,17 @@ def choose(
 def pick(
     folder: Path, verdicts: Sequence[Judged], candidates: Sequence[str], times: Mapping[str, float]
 ) -> Choice:
-    """Returns the choice by milliseconds, which may be known of all that passed or of none."""
+    """Returns the choice by milliseconds, which may be known of all that passed or of none.
+
+    A float32 file stays the choice unless another one is clearly faster.
+    """
     judged = {v.format: v for v in verdicts}
     passed = [f for f in candidates if judged[f].ok]
     told = [f"{f} {times[f]:.3f} ms" if times else f for f in passed]
     told += [f"{f} is refused ({judged[f].reason})" for f in candidates if f not in passed]
     best = min(passed, key=lambda f: times.get(f, 0.0), default="")
+    exact = next((f for f in passed if formats.get(f).variant == "float32"), best)
+    if times and times[best] > _GAIN * times[exact]:
+        best = exact
     what = f"{NAME} chose {best} on this machine" if best else f"{NAME} has nothing to choose"
     return Choice(best, folder, candidates, f"{what}: {', '.join(told)}")
