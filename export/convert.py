@@ -29,6 +29,7 @@ from cnnkit.errors import CnnkitError
 from cnnkit.errors import UsageError
 from export import cookbook
 from export import formats
+from export.formats import probe
 
 if TYPE_CHECKING:
     from cnnkit.training.reporter import Reporter
@@ -182,9 +183,8 @@ def _epitaph(code: int, log: str) -> dict[str, Any]:
     elif found := cookbook.explain(log):
         error = str(found)
     else:
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         last = (detail.splitlines() or ["without a word"])[-1]
-        error = f"The converter's process ended with {how}: {last}"
+        error = f"The converter's process ended with {probe.ended(code)}: {last}"
     return {"error": error, "detail": detail}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnkit.errors import UsageError
+from export.formats.probe import Probe
 
 Predict = Callable[[np.ndarray], np.ndarray]
 _WARMUP = 5
-_PROBE = Path(__file__).with_name("timing_probe.py")
-_TIMEOUT_S = 600
+_PROBE = Probe(Path(__file__).with_name("timing_probe.py"), "Cannot run", flags=())
 # A square product of this size keeps a core busy without leaving its cache for long.
 _SIDE = 512
 
@@ -82,16 +80,7 @@ def peak_memory(path: Path, shape: tuple[int, ...]) -> int | None:
     """
     if sys.platform != "linux":
         return None
-    command = [sys.executable, str(_PROBE), str(path), json.dumps(shape)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        raise UsageError(
-            "Did not finish in time", where=path, expected=f"{_TIMEOUT_S} s"
-        ) from error
-    if done.returncode:
-        raise UsageError("Cannot run", where=path, received=done.stderr.strip().splitlines()[-1:])
-    return json.loads(done.stdout.splitlines()[-1])
+    return int(_PROBE.answer(path, json.dumps(shape)).splitlines()[-1])
 
 
 def peak_gops(threads: int, turns: int = 20) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,6 +30,7 @@ from export.formats import tflite
 from export.formats import tflite_metadata
 from export.formats.metadata import INPUT
 from export.formats.metadata import OUTPUT
+from export.formats.probe import Probe
 
 if TYPE_CHECKING:
     import keras
@@ -45,10 +46,9 @@ PYTHON = "CNNKIT_MEDIAPIPE"
 LUMA = (55, 108, 21)
 # MediaPipe brings kernels of its own: they may round an intermediate value otherwise.
 _DIFFERENCE = 0.02
-_TIMEOUT_S = 600
 # Of as many pictures MediaPipe is asked as have so many bytes in RGB.
 _BYTES = 2**26
-_PROBE = Path(__file__).with_name("mediapipe_probe.py")
+_PROBE = Probe(Path(__file__).with_name("mediapipe_probe.py"), "MediaPipe cannot run this file")
 
 input_shape = tflite.input_shape
 metadata = tflite.metadata
@@ -193,9 +193,19 @@ class Found:
 
 
 def python() -> str | None:
-    """Returns the Python that has MediaPipe: `CNNKIT_MEDIAPIPE`, else this one; None if none."""
+    """Returns the Python that has MediaPipe: `CNNKIT_MEDIAPIPE`, else this one; None if none.
+
+    Raises:
+        UsageError: If `CNNKIT_MEDIAPIPE` is not a program.
+    """
     if given := os.environ.get(PYTHON):
-        return given
+        if shutil.which(given):
+            return given
+        raise UsageError(
+            "No such program",
+            where=given,
+            todo=f"`{PYTHON}` must name a Python in which `import mediapipe` works",
+        )
     return sys.executable if importlib.util.find_spec("mediapipe") else None
 
 
@@ -210,31 +220,9 @@ def classify(path: Path, x: np.ndarray, interpreter: str) -> Found:
     Raises:
         UsageError: If it cannot run the file.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
-        np.save(x_path, _rgb(np.asarray(x, np.uint8)))
-        command = [interpreter, "-I", str(_PROBE), str(path), str(x_path), str(y_path)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise UsageError(
-                "MediaPipe cannot be started, or did not finish in time",
-                where=interpreter,
-                received=error,
-                todo=f"`{PYTHON}` must name a Python in which `import mediapipe` works",
-            ) from error
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise UsageError("MediaPipe cannot run this file", where=path, received=lines[-1])
-        told = json.loads(done.stdout.splitlines()[-1])
-        return Found(
-            np.load(y_path, allow_pickle=False),
-            np.array(told["first"]),
-            told["labels"],
-            told["version"],
-        )
+    scores, printed = _PROBE.outputs(path, _rgb(np.asarray(x, np.uint8)), python=interpreter)
+    told = json.loads(printed.splitlines()[-1])
+    return Found(scores, np.array(told["first"]), told["labels"], told["version"])
 
 
 def _rgb(x: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ runs it, since MediaPipe and TensorFlow Model Optimization ask for different ver
 
 import importlib.metadata
 import json
+import os
 import sys
 
 # MediaPipe imports TensorFlow where that is installed, for some seconds, to document itself.
@@ -44,4 +45,9 @@ def main(file: str, x_path: str, y_path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:
+        sys.stderr.write(" ".join(f"{type(error).__name__}: {error}".split()))
+        sys.stderr.flush()
+        os._exit(1)  # else MediaPipe complains at the end that it cannot be closed

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +19,9 @@ import numpy as np
 import cnnkit
 from cnnkit import files
 from cnnkit.errors import UsageError
-from export import cookbook
 from export.formats import flatbuffer
 from export.formats import tflite
+from export.formats.probe import Probe
 
 if TYPE_CHECKING:
     import keras
@@ -38,11 +35,18 @@ QUICK = False
 STEPS = 1
 # Plain loops do about 0.4e9 multiply-accumulates a second.
 _MACS = 2e9
-_TIMEOUT_S = 600
-_PROBE = Path(__file__).with_name("micro_probe.py")
+# Its interpreter first says what is wrong, and then what comes of it.
+_PROBE = Probe(
+    Path(__file__).with_name("micro_probe.py"), "TFLite Micro cannot run this file", line=0
+)
 _BYTES_A_LINE = 16
 # Methods of `MicroMutableOpResolver` that are not their op's name in camel case.
-_METHODS = {"BATCH_MATMUL": "BatchMatMul", "CUMSUM": "CumSum", "PADV2": "PadV2"}
+_METHODS = {
+    "BATCH_MATMUL": "BatchMatMul",
+    "CUMSUM": "CumSum",
+    "PADV2": "PadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
 
 run = tflite.run
 predictor = tflite.predictor
@@ -142,28 +146,8 @@ def interpret(path: Path, x: np.ndarray) -> tuple[np.ndarray, int]:
     """
     require()
     details = tflite.interpreter(path).get_input_details()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
-        np.save(x_path, tflite.quantized(x, details))
-        command = [sys.executable, "-I", str(_PROBE), str(path), str(x_path), str(y_path)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UsageError(
-                "TFLite Micro did not finish in time", where=path, expected=f"{_TIMEOUT_S} s"
-            ) from error
-        if done.returncode:
-            told = [line for line in done.stderr.splitlines() if line.strip()]
-            found = cookbook.explain(done.stderr)
-            raise UsageError(
-                found.cause if found else "TFLite Micro cannot run this file",
-                where=path,
-                received=told[0] if told else f"exit code {done.returncode}",
-                todo=found.cure if found else "",
-            )
-        return np.load(y_path, allow_pickle=False), int(done.stdout)
+    y, printed = _PROBE.outputs(path, tflite.quantized(x, details))
+    return y, int(printed)
 
 
 def write_sources(path: Path, labels: Sequence[str] | None, arena_bytes: int) -> list[Path]:
@@ -227,8 +211,8 @@ def header(path: Path, name: str, labels: Sequence[str] | None, arena_bytes: int
 #define {upper}_CLASSES {classes}
 #define {upper}_OUTPUT_SCALE {_float(step)}
 #define {upper}_OUTPUT_ZERO_POINT ({offset})
-/* The smallest arena in which TFLite Micro ran the file on a computer with pointers of 8 bytes.
- * Kernels that are made for a processor, such as CMSIS-NN's, may need more. */
+/* The smallest arena, aligned to 16 bytes, in which TFLite Micro ran the file on a computer with
+ * pointers of 8 bytes. Kernels that are made for a processor, such as CMSIS-NN's, may need more. */
 #define {upper}_ARENA_BYTES {arena_bytes}
 #define {upper}_TFLITE_BYTES {len(content)}
 

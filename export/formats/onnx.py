@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -29,6 +26,7 @@ from export.formats.metadata import INPUT
 from export.formats.metadata import KEY
 from export.formats.metadata import OUTPUT
 from export.formats.metadata import Metadata
+from export.formats.probe import Probe
 
 if TYPE_CHECKING:
     import keras
@@ -43,7 +41,11 @@ OPSET = 18
 _BATCH = 32
 # Pictures that a second runtime is asked about.
 _CONFIRMED = 512
-_PROBE = Path(__file__).with_name("openvino_probe.py")
+_PROBE = Probe(
+    Path(__file__).with_name("openvino_probe.py"),
+    "OpenVINO cannot run it",
+    unset=("ONEDNN_MAX_CPU_ISA",),  # meant for TensorFlow's oneDNN, see the probe
+)
 
 
 def write(
@@ -153,23 +155,12 @@ def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
     if importlib.util.find_spec("openvino") is None:
         return {}
     x, got = x[:_CONFIRMED], got[:_CONFIRMED]
-    with tempfile.TemporaryDirectory() as folder:
-        x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
-        np.save(x_path, x)
-        done = subprocess.run(
-            [sys.executable, "-I", str(_PROBE), str(path), str(x_path), str(y_path)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            # Its oneDNN obeys what is meant for TensorFlow's, see the probe.
-            env={k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"},
-        )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            return {"notes": (f"OpenVINO cannot run it: {lines[-1]}",)}
-        y = np.load(y_path, allow_pickle=False)
+    try:
+        y, version = _PROBE.outputs(path, x)
+    except UsageError as error:
+        return {"notes": (str(error).replace(str(path), path.name),)}
     note = (
-        f"run in OpenVINO {done.stdout} too: the class of ONNX Runtime on "
+        f"run in OpenVINO {version} too: the class of ONNX Runtime on "
         f"{(y.argmax(1) == got.argmax(1)).sum()} of {len(x)} pictures, the largest difference of "
         f"a score is {np.abs(y - got).max():.2g}"
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -20,13 +17,13 @@ from cnnkit import checks
 from cnnkit import files
 from cnnkit.errors import UsageError
 from cnnkit.types import Tensor
-from export import cookbook
 from export.formats import metadata as meta
 from export.formats import signatures
 from export.formats import trace
 from export.formats.metadata import INPUT
 from export.formats.metadata import OUTPUT
 from export.formats.metadata import Metadata
+from export.formats.probe import Probe
 from export.formats.trace import SIGNATURE
 
 if TYPE_CHECKING:
@@ -38,8 +35,9 @@ QUICK = False
 # TF Serving ignores what lies here, apart from its own warm-up records.
 EXTRA = "assets.extra"
 _METADATA = f"{EXTRA}/cnnkit.json"
-_PROBE = Path(__file__).with_name("savedmodel_probe.py")
-_TIMEOUT_S = 600
+_PROBE = Probe(
+    Path(__file__).with_name("savedmodel_probe.py"), "TensorFlow cannot run this SavedModel"
+)
 
 
 def write(
@@ -117,29 +115,7 @@ def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
     """
     if not (path / "saved_model.pb").is_file():
         raise UsageError("Not a SavedModel folder", where=path, expected="saved_model.pb in it")
-    with tempfile.TemporaryDirectory() as folder:
-        x_path, y_path = Path(folder, "x.npy"), Path(folder, "y.npy")
-        np.save(x_path, x)
-        arguments = [str(path.resolve()), str(x_path), str(y_path), str(threads)]
-        command = [sys.executable, "-I", str(_PROBE), *arguments]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UsageError(
-                "TensorFlow did not finish in time", where=path, expected=f"{_TIMEOUT_S} s"
-            ) from error
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            found = cookbook.explain(done.stderr)
-            raise UsageError(
-                found.cause if found else "TensorFlow cannot run this SavedModel",
-                where=path,
-                received=lines[-1],
-                todo=found.cure if found else "",
-            )
-        return np.load(y_path, allow_pickle=False)
+    return _PROBE.outputs(path, x, str(threads))[0]
 
 
 def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:

@@ -227,7 +227,7 @@ def test_the_probe_cannot_import_keras(written, tmp_path):
         "import keras"
     ).format(
         [str(written["savedmodel"]), str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), "1"],
-        str(saved_model._PROBE),
+        str(saved_model._PROBE.script),
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
     assert (tmp_path / "y.npy").exists()
