@@ -16,9 +16,11 @@ import jinja2
 
 from export import formats
 from export.formats import Format
+from export.formats import micro
 
 # The file that phones, C++ and Python are shown: the first of these that passed.
 _TFLITE = ("tflite-int8", "tflite-fp16", "tflite-dynamic", "tflite")
+_MICRO = ("micro",)
 _ONNX = ("onnx-int8", "onnx")
 _SAVED_MODEL = ("savedmodel",)
 
@@ -65,6 +67,16 @@ class Signature:
     output_shape: tuple[int, ...]
 
     picture = "golden/00.png"
+
+    @property
+    def stem(self) -> str:
+        """Name of the file and of the C sources beside it."""
+        return Path(self.file).stem
+
+    @property
+    def identifier(self) -> str:
+        """Beginning of the identifiers in the C sources."""
+        return micro.identifier(self.stem)
 
     @property
     def height(self) -> int:
@@ -184,6 +196,7 @@ _KINDS: tuple[tuple[tuple[str, ...], _Read, tuple[tuple[str, str, str], ...]], .
             ("C++, LiteRT", "cpp", "snippet_cpp.j2"),
         ),
     ),
+    (_MICRO, of_tflite, (("C++, TFLite Micro", "cpp", "snippet_micro.j2"),)),
     (_ONNX, of_onnx, (("Python, ONNX Runtime", "python", "snippet_onnx.j2"),)),
     (_SAVED_MODEL, of_saved_model, (("curl, TF Serving", "sh", "snippet_curl.j2"),)),
 )

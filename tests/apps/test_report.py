@@ -17,9 +17,10 @@ from export import bundle as bundles
 from export import formats
 from export import pipeline
 from tests.export import corners
+from tests.export import declarations
 
 pytestmark = pytest.mark.export
-FORMATS = ("tflite", "tflite-int8", "onnx", "savedmodel")
+FORMATS = ("tflite", "tflite-int8", "micro", "onnx", "savedmodel")
 # Mitchell et al. 2019, figure 1.
 HEADINGS = [
     *("Model Details", "Intended Use", "Factors", "Metrics", "Evaluation Data", "Training Data"),
@@ -78,7 +79,10 @@ def test_the_front_matter_is_what_hubs_read(card):
         "license": "other",
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "keras", "tflite", "onnx", "tf-serving", "cnnkit"],
+        "tags": [
+            *("image-classification", "keras", "tflite", "tflite-micro", "onnx", "tf-serving"),
+            "cnnkit",
+        ],
         "metrics": ["accuracy", "f1"],
         "model_name": "corners",
     }
@@ -142,7 +146,7 @@ def test_the_programs_have_the_names_of_the_files(bundle):
     made = {one.language: one.text for one in snippets.write(bundle.folder, "corners", FORMATS)}
     assert list(made) == [
         *("Python, LiteRT", "Kotlin, Android", "Swift, iOS", "C++, LiteRT"),
-        *("Python, ONNX Runtime", "curl, TF Serving"),
+        *("C++, TFLite Micro", "Python, ONNX Runtime", "curl, TF Serving"),
     ]
     for language in list(made)[:4]:
         assert "image: uint8 (1, 8, 8, 1)" in made[language].replace("Input 0, ", "")
@@ -185,6 +189,14 @@ def test_the_python_programs_give_what_golden_json_says(
     want = json.loads((bundle.folder / "golden.json").read_text())["pictures"][0]["expected"]
     assert int(winner) == np.argmax(want[passed])
     np.testing.assert_allclose(json.loads(scores), want[passed], atol=1e-5)
+
+
+@pytest.mark.parametrize("passed", ["tflite-int8", "tflite", "micro"])
+def test_the_cpp_programs_compile(bundle, passed, tmp_path):
+    (text,) = (
+        one.text for one in snippets.write(bundle.folder, "corners", [passed]) if one.code == "cpp"
+    )
+    declarations.check(text, tmp_path, bundle.folder / "micro")
 
 
 def test_the_front_by_hand():

@@ -23,6 +23,7 @@ from google.protobuf import json_format
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
+from apps.report import snippets
 from apps.rest import Limits
 from apps.serve import choose
 from apps.serve import listen
@@ -555,3 +556,12 @@ def test_the_commands_of_the_readme(digits):
     ((best, *_),) = json.loads(done.stdout)["results"]
     golden = json.loads((digits.bundle / "golden.json").read_text("utf-8"))
     assert best[0] == golden["pictures"][0]["label"]
+
+
+def test_the_curl_program_of_the_report(folder, server):
+    (program,) = snippets.write(folder, "corners", ["savedmodel"])
+    command = program.text.splitlines()[-1].replace("8501", str(server.address[1]))
+    done = subprocess.run([*shlex.split(command), "-s"], cwd=folder, capture_output=True, text=True)
+    (first, *_) = json.loads((folder / "golden.json").read_text("utf-8"))["pictures"]
+    got = json.loads(done.stdout)["predictions"][0]
+    np.testing.assert_allclose(got, first["expected"]["savedmodel"], atol=1e-4)
