@@ -15,7 +15,7 @@ from cnnkit import files
 from export import formats
 from export import targets
 from export import timing
-from export.verification import Judged
+from export.judging import Judged
 
 NAME = "auto"
 _TARGET = "litert-cpu"

@@ -36,16 +36,16 @@ from export.convert import convert
 from export.formats import metadata
 from export.formats import micro
 from export.formats import serving
+from export.judging import Judged
+from export.judging import Pictures
+from export.judging import compared
+from export.judging import judge
+from export.judging import simulate
 from export.ledger import Row
+from export.limits import Gates
 from export.pipeline import read_ledger
 from export.quantization import ranges
 from export.quantization.calibration import check
-from export.verification import Gates
-from export.verification import Judged
-from export.verification import Pictures
-from export.verification import compared
-from export.verification import judge
-from export.verification import simulate
 
 if TYPE_CHECKING:
     import keras

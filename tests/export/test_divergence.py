@@ -7,7 +7,7 @@ from keras import layers
 
 from export import divergence
 from export import formats
-from export.verification import LIMITS
+from export.limits import LIMITS
 from tests.export import corners
 
 pytestmark = pytest.mark.export

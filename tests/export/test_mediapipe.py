@@ -20,10 +20,10 @@ from export.formats import flatbuffer
 from export.formats import mediapipe
 from export.formats import tflite
 from export.formats import tflite_metadata
+from export.judging import Pictures
+from export.judging import judge
+from export.limits import Gates
 from export.quantization.twin import Twin
-from export.verification import Gates
-from export.verification import Pictures
-from export.verification import judge
 from tests.export import networks
 
 pytestmark = pytest.mark.export

@@ -23,6 +23,10 @@ from export import formats
 from export import pipeline
 from export.formats import onnx
 from export.formats import tflite
+from export.judging import Pictures
+from export.judging import judge
+from export.judging import simulate
+from export.limits import Gates
 from export.pipeline import PassData
 from export.quantization import fake_quant
 from export.quantization import qat
@@ -34,10 +38,6 @@ from export.quantization.plan import plan
 from export.quantization.twin import Twin
 from export.quantization.twin import frozen
 from export.subject import open_subject
-from export.verification import Gates
-from export.verification import Pictures
-from export.verification import judge
-from export.verification import simulate
 from export.verification import verify
 from tests.contracts.parts import perturb
 from tests.export.networks import everything

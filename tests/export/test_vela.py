@@ -15,7 +15,7 @@ from export import formats
 from export import vela
 from export.formats import micro
 from export.formats import tflite
-from export.verification import judge
+from export.judging import judge
 
 pytestmark = pytest.mark.export
 

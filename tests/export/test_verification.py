@@ -12,17 +12,17 @@ from cnnkit.errors import DataError
 from cnnkit.errors import UsageError
 from cnnkit.training.predict import predict_keras
 from export import formats
+from export import judging
 from export import seal
-from export import verification
 from export.bundle import Bundle
 from export.formats import tflite
+from export.judging import Judged
+from export.judging import Pictures
+from export.judging import judge
+from export.limits import LIMITS
+from export.limits import Gates
+from export.limits import Limit
 from export.subject import require_classes
-from export.verification import LIMITS
-from export.verification import Gates
-from export.verification import Judged
-from export.verification import Limit
-from export.verification import Pictures
-from export.verification import judge
 from export.verification import verify
 from tests.export import corners
 
@@ -251,7 +251,7 @@ HALF = Limit(0.02, 0.99, 40.0, "")
 )
 def test_limits_and_gates(judged, limit, gates, reason):
     row = found(**judged)
-    got = verification._departure(row, limit, gates) or verification._too_large(row, gates)
+    got = judging._departure(row, limit, gates) or judging._too_large(row, gates)
     assert (got == "") == (reason == "")
     assert reason in got
 
@@ -263,10 +263,10 @@ def test_one_picture_of_few_is_no_loss_and_half_of_them_is():
     for wrong, refused in ((0, False), (1, False), (2, True), (10, True)):
         got = want.copy()
         got[:wrong] = [0.1, 0.9]
-        error = verification._paired_error(got, want, y)
+        error = judging._paired_error(got, want, y)
         assert error == pytest.approx(np.sqrt(wrong) / 20)
         judged = found(pictures=20, **drop(1.0, 1 - wrong / 20, error))
-        assert bool(verification._departure(judged, INTEGER, Gates())) == refused
+        assert bool(judging._departure(judged, INTEGER, Gates())) == refused
 
 
 def test_the_gates_of_the_bundle_hold_again(own):
@@ -339,6 +339,6 @@ def test_the_class_that_loses_most():
     right, wrong = np.eye(3)[y], np.eye(3)[(y + 1) % 3]
     got, want = right.copy(), right.copy()
     got[[0, 4]], want[1] = wrong[[0, 4]], wrong[1]
-    assert verification._worst_class(got, want, y) == (1, 0.5)
-    assert verification._worst_class(right, want, y) is None
-    assert verification._worst_class(want, right, y) == (0, 0.25)
+    assert judging._worst_class(got, want, y) == (1, 0.5)
+    assert judging._worst_class(right, want, y) is None
+    assert judging._worst_class(want, right, y) == (0, 0.25)
