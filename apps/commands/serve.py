@@ -34,6 +34,7 @@ def serve(
         float, typer.Option(help="Milliseconds that a picture waits for others.", min=0)
     ] = 1.0,
     max_body: Annotated[int, typer.Option(help="MiB of the longest request.", min=1)] = 16,
+    max_megapixels: Annotated[int, typer.Option(help="Of the largest picture file.", min=1)] = 50,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.", min=0.1)] = 30,
 ) -> None:
     """Serves a model for development, as TF Serving would: same paths, same JSON."""
@@ -65,6 +66,7 @@ def serve(
         limits = Limits(
             body_bytes=max_body * 2**20,
             held_bytes=16 * max_body * 2**20,
+            pixels=max_megapixels * 10**6,
             seconds=timeout,
             idle_s=min(timeout, Limits.idle_s),
             batch=batch_size,

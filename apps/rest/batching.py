@@ -143,7 +143,9 @@ class Batcher:
                 return job.pictures
             if isinstance(picture, bytes):
                 try:
-                    picture = decode_here(picture, (height, width), channels, self.model.resize)
+                    picture = decode_here(
+                        picture, (height, width), channels, self.model.resize, self.limits.pixels
+                    )
                 except PictureError as error:
                     raise RequestError(f"Picture {number}: {error.reason} ({error.code})") from None
             pixels.append(picture)

@@ -43,6 +43,7 @@ class Limits:
         body_bytes: Longest body of a request.
         held_bytes: Longest bodies of all requests that are being answered.
         pictures: Most pictures in a request.
+        pixels: Most pixels of a picture file, as its head says. Those of phones have 50 million.
         waiting: Most requests that wait for a worker.
         seconds: Longest time from the head of a request to the end of its answer.
         idle_s: Longest time in which a connection may come to the end of a request's head.
@@ -53,6 +54,7 @@ class Limits:
     body_bytes: int = 16 * 2**20
     held_bytes: int = 256 * 2**20
     pictures: int = 128
+    pixels: int = 50 * 10**6
     waiting: int = 256
     seconds: float = 30.0
     idle_s: float = 10.0

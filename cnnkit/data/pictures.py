@@ -124,10 +124,14 @@ def decode_all(
 
 
 def decode_here(
-    content: bytes, image_size: tuple[int, int], channels: int, resize: str
+    content: bytes,
+    image_size: tuple[int, int],
+    channels: int,
+    resize: str,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Returns what `decode` does, in the thread of the caller, who keeps Pillow `quiet`."""
-    return fit(_load(content)[1], image_size, channels, resize)
+    return fit(_load(content, max_pixels)[1], image_size, channels, resize)
 
 
 def in_parallel(
@@ -242,15 +246,15 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _load(content: bytes) -> tuple[Image.Image, Image.Image, bool]:
+def _load(content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, Image.Image, bool]:
     """Returns the picture as in the file, it upright on white, and whether it has 16 bits."""
     if not content:
         raise PictureError("empty", "0 bytes")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         pixels = image.width * image.height
-        if pixels > MAX_PIXELS:
-            reason = f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,} in all"
+        if pixels > max_pixels:
+            reason = f"{image.width} x {image.height} pixels, the limit is {max_pixels:,} in all"
             raise PictureError("too-large", reason)
         # An MPO is a JPEG photograph with a preview behind it.
         if image.format != "MPO" and getattr(image, "is_animated", False):

@@ -412,9 +412,22 @@ def test_many_connections(server, want):
     check(server, want)
 
 
+def test_the_pixels_of_a_file_are_counted_before_it_is_decoded(folder, server, want):
+    """A file of 28 kB that would become 81 MB, or 243 in colour; nobody could wait for 128."""
+    many = {"signature_name": "serving_bytes", "instances": [b64(white(9000))] * 128}
+    reply = server.post("predict", many)
+    assert reply.status_code == 400
+    assert "9000 x 9000 pixels, the limit is 50,000,000 in all (too-large)" in reply.text
+    one = {"signature_name": "serving_bytes", "instances": [b64(white(3000))]}
+    assert server.post("predict", one).status_code == 200
+    with serving(folder, "--format", "tflite", "--max-megapixels", 8) as strict:
+        assert "the limit is 8,000,000" in strict.post("predict", one).text
+    check(server, want)
+
+
 def test_a_full_queue_says_so_at_once(folder, want):
     """Pictures that take long hold the worker; others wait, as many as there is room for."""
-    long = {"signature_name": "serving_bytes", "instances": [b64(white(8000))] * 60}
+    long = {"signature_name": "serving_bytes", "instances": [b64(white(7000))] * 80}
     body = json.dumps({"instances": [want[0][0].tolist()]}).encode()
     request = head("/v1/models/corners:predict", len(body)) + body
     options = ("--workers", 1, "--timeout", 4, "--format", "tflite")
