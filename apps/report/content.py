@@ -87,7 +87,7 @@ def of_run(subject: Subject) -> dict[str, Any]:
     from cnnkit.training.predict import predict_keras
     from export import ledger
     from export.bundle import versions
-    from export.verification import Gates
+    from export.limits import Gates
     from export.pipeline import read_ledger
 
     right = None
