@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     path = path if path.name else path.resolve()  # such as "."
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-    _remove_orphans(path)
+    remove_orphans(path)
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(partial)
 
 
-def _remove_orphans(path: Path) -> None:
+def remove_orphans(path: Path) -> None:
     """Removes what processes that were killed have left of `path`."""
     for orphan in path.parent.glob(f".{glob.escape(path.stem)}.partial-*"):
         partial = _PARTIAL.match(orphan.name)

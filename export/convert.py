@@ -153,8 +153,8 @@ def _attempt(
                 late.cancel()
                 told = json.loads(line) if line.endswith("\n") else None
                 if told is None:  # it died
-                    _clean(Path(place))
                     told = _epitaph(child.wait(), log.read_text(errors="replace"))
+                    files.remove_orphans(Path(place))
                     if time.monotonic() - begun > timeout_s:
                         told["error"] = f"The conversion was not done within {timeout_s:g} s."
                 if told.pop("fatal", False):
@@ -168,11 +168,6 @@ def _attempt(
         finally:
             child.kill()
     return done
-
-
-def _clean(place: Path) -> None:
-    for partial in place.parent.glob(f".{place.stem}.partial-*"):
-        files.remove(partial)
 
 
 def _epitaph(code: int, log: str) -> dict[str, Any]:
