@@ -74,6 +74,8 @@ _FUNCTIONS = {"gelu": ("GELU",), "leaky_relu": ("LEAKY_RELU",)}
 _INTEGERS = {
     "MEAN": 2,
     "REDUCE_MAX": 2,
+    "RESIZE_BILINEAR": 2,
+    "RESIZE_NEAREST_NEIGHBOR": 2,
     "PAD": 8,
     "RESHAPE": 4,
     "TRANSPOSE": 4,
@@ -180,9 +182,9 @@ class _Lowering:
         if cls in _CLASSES:
             return _CLASSES[cls], True
         if cls == "UpSampling2D":
-            nearest = op.operation.interpolation == "nearest"  # which repeats rows and columns
-            repeated = ("RESHAPE", "TILE", "RESHAPE", "TILE", "RESHAPE")
-            return repeated if nearest else ("RESIZE_BILINEAR",), True
+            kinds = {"nearest": "RESIZE_NEAREST_NEIGHBOR", "bilinear": "RESIZE_BILINEAR"}
+            kind = op.operation.interpolation
+            return (kinds.get(kind, kind),), kind in kinds
         return ((), True) if kind == "same" else ((op.name or cls,), False)
 
     def folded(self, op: Op) -> bool:

@@ -38,7 +38,7 @@ def frozen(model: keras.Model, batch: int | None) -> Any:
 
 
 def save_frozen(model: keras.Model, folder: Path, batch: int | None) -> Path:
-    """Writes `frozen` to `folder` as a SavedModel with the signature `serving_default`.
+    """Writes `frozen` to `folder` as a SavedModel for the TFLite converter.
 
     Of a deep network it takes a quarter of the time of `save`, which goes over its objects and
     variables several times. The batch size is part of the signature: Keras' own export always
@@ -46,7 +46,8 @@ def save_frozen(model: keras.Model, folder: Path, batch: int | None) -> Path:
     """
     import tensorflow as tf
 
-    constant = frozen(model, batch)
+    with _resized():
+        constant = frozen(model, batch)
     module = tf.Module()
     # Traced once more, since freezing forgets the name of the output.
     module.signature = tf.function(
@@ -113,3 +114,28 @@ def _inlined() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def _resized() -> Iterator[None]:
+    """Has rows and columns repeated by RESIZE_NEAREST_NEIGHBOR.
+
+    Keras repeats them in a way of which the converter makes TILE, which TFLite Micro lacks.
+    """
+    import keras
+
+    layer = keras.layers.UpSampling2D
+    before = layer.call
+
+    def call(self: Any, inputs: Any) -> Any:
+        if (self.interpolation, self.data_format) != ("nearest", "channels_last"):
+            return before(self, inputs)
+        _, height, width, _ = keras.ops.shape(inputs)
+        size = (height * self.size[0], width * self.size[1])
+        return keras.ops.image.resize(inputs, size, "nearest", data_format="channels_last")
+
+    layer.call = call
+    try:
+        yield
+    finally:
+        layer.call = before

@@ -63,6 +63,7 @@ def others():
     x = layers.Conv2D(8, 3, activation="hard_swish", name="swish")(x)
     x = layers.Concatenate(name="both")([x, layers.LeakyReLU(name="leaky")(x)])
     x = layers.AveragePooling2D(2, name="average")(x)
+    x = layers.UpSampling2D((2, 1), name="repeat")(x)
     x = layers.Permute((2, 1, 3), name="turn")(x)
     x = layers.Multiply(name="gate")([x, layers.Activation("sigmoid", name="sigmoid")(x)])
     x = layers.GlobalMaxPooling2D(name="largest")(x)

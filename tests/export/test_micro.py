@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 
+import keras
 import numpy as np
 import pytest
 
@@ -126,6 +127,25 @@ def test_learned_ranges_give_int8_ends_too(tmp_path):
     (i,), (o,) = runner.get_input_details(), runner.get_output_details()
     assert (i["dtype"], o["dtype"]) == (np.int8, np.int8)
     assert (i["quantization"], o["quantization"]) == ((1.0, -128), (1 / 256, -128))
+
+
+def test_repeated_rows_and_columns_stay_exact(tmp_path):
+    image = keras.Input((9, 7, 3), name="image")
+    x = keras.layers.Conv2D(4, 3, name="first")(image)
+    x = keras.layers.UpSampling2D((5, 3), name="up")(x)
+    model = keras.Model(image, keras.layers.Flatten(name="flat")(x))
+    pixels = networks.pictures(4, (9, 7, 3))
+    plain = tflite.write(model, tmp_path / "plain.tflite")
+    small = micro.write(model, tmp_path / "small.tflite", calibration=pixels)
+    for path, y in ((plain, tflite.run(plain, pixels)), (small, micro.interpret(small, pixels)[0])):
+        assert flatbuffer.ops(path.read_bytes()) == [
+            "CONV_2D",
+            "RESIZE_NEAREST_NEIGHBOR",
+            "RESHAPE",
+        ]
+        rows = y.reshape(-1, *x.shape[1:])
+        np.testing.assert_array_equal(rows, rows[:, ::5, ::3].repeat(5, 1).repeat(3, 2))
+    np.testing.assert_allclose(tflite.run(plain, pixels), model(pixels), rtol=1e-5, atol=1e-3)
 
 
 def test_what_tflite_micro_cannot_run_is_refused(tmp_path):
