@@ -145,8 +145,10 @@ def finish(content: bytes, meta: Metadata, others: Mapping[str, bytes] | None = 
         tensor.name = None
         if tensor.shape is not None and len(tensor.shape):
             tensor.hasRank = False  # It tells a shape without dimensions from no shape.
-        if tensor.quantization is not None and tensor.quantization.scale is None:
-            tensor.quantization = None
+        if tensor.quantization is not None:
+            tensor.quantization.min = tensor.quantization.max = None  # What calibration found.
+            if tensor.quantization.scale is None:
+                tensor.quantization = None
     main = model.subgraphs[0]
     main.tensors[main.inputs[0]].name = INPUT.encode()
     main.tensors[main.outputs[0]].name = OUTPUT.encode()

@@ -76,7 +76,6 @@ def save(
     import keras
 
     archive = keras.export.ExportArchive()
-    archive.track(model)
     with _inlined():
         inference = archive.add_endpoint(
             SIGNATURE, _inference(model), input_signature=[_spec(model, batch)]

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import tempfile
@@ -219,6 +220,13 @@ def test_savedmodel_signature_can_be_served(written):
     assert [d.size for d in signature.inputs["image"].tensor_shape.dim] == [-1, *networks.SHAPE]
 
 
+def test_a_savedmodel_has_each_weight_once(model, written):
+    import tensorflow as tf
+
+    stored = tf.train.list_variables(str(written["savedmodel"] / "variables/variables"))
+    assert sum(math.prod(shape) for _, shape in stored if shape) == model.count_params()
+
+
 def test_the_probe_cannot_import_keras(written, tmp_path):
     np.save(tmp_path / "x.npy", networks.pictures(1))
     code = (
@@ -299,6 +307,13 @@ def test_only_input_and_output_have_a_name(model):
     tensors = flatbuffer.parse(_finished(model, "int8")).subgraphs[0].tensors
     names = [tensor.name for tensor in tensors]
     assert sorted(filter(None, names)) == [b"image", b"probabilities"]
+
+
+def test_what_calibration_found_is_not_kept(written):
+    tensors = flatbuffer.parse(written["tflite-int16x8"].read_bytes()).subgraphs[0].tensors
+    found = [tensor.quantization for tensor in tensors if tensor.quantization is not None]
+    assert found
+    assert {(q.min, q.max) for q in found} == {(None, None)}
 
 
 @pytest.mark.parametrize(("shared", "flattenings"), [(False, 0), (True, 1)])
