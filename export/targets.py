@@ -209,7 +209,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "browser",
             "a web page, with ONNX Runtime Web or LiteRT.js in WebAssembly",
-            ("onnx-int8", "onnx", "tflite"),
+            ("onnx-int8", "onnx", "tflite-int8", "tflite"),
             ("float32", "int8"),
             False,
             int8="size in transfer, RAM",
