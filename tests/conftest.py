@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -19,6 +21,21 @@ def _fresh_state():
     yield
     keras.config.set_dtype_policy(policy)
     keras.config.set_floatx(floatx)
+
+
+@pytest.fixture(scope="session")
+def mediapipe_python():
+    """A Python that has MediaPipe: the one that is named, the checkout's own, or this one."""
+    own = Path(__file__).parents[1] / ".venv-mediapipe" / "bin" / "python"
+    look = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('mediapipe'))"
+    for python in (os.environ.get("CNNKIT_MEDIAPIPE"), own, sys.executable):
+        command = [python, "-I", "-c", look]
+        if python and Path(python).exists() and not subprocess.run(command).returncode:
+            return str(python)
+    pytest.fail(
+        "No Python has MediaPipe. Type: python3 -m venv .venv-mediapipe && "
+        ".venv-mediapipe/bin/pip install mediapipe pillow"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

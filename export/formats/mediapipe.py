@@ -230,44 +230,48 @@ def _rgb(x: np.ndarray) -> np.ndarray:
 
 
 def _in_colour(model: Any) -> Any:
-    """Puts a convolution from RGB to grey in front of the graph; uint8 as the input is."""
+    """Puts a convolution from RGB to grey in front of the graph: int8, as TFLite Micro has it."""
     from ai_edge_litert import schema_py_generated as schema
 
-    def tensor(kind: int, shape: Sequence[int], scale: float, data: np.ndarray | None) -> int:
+    def tensor(
+        kind: str, shape: Sequence[int], scale: float, zero: int = 0, data: bytes = b""
+    ) -> int:
         made, buffer = schema.TensorT(), schema.BufferT()
-        made.type, made.shape = kind, np.array(shape, np.int32)
+        made.type, made.shape = getattr(schema.TensorType, kind), np.array(shape, np.int32)
         made.quantization = schema.QuantizationParametersT()
         made.quantization.scale = np.array([scale], np.float32)
-        made.quantization.zeroPoint = np.array([0], np.int64)
-        if data is not None:
-            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+        made.quantization.zeroPoint = np.array([zero], np.int64)
+        if data:
+            buffer.data = np.frombuffer(data, np.uint8)
         made.buffer = len(model.buffers)
         model.buffers.append(buffer)
         graph.tensors.append(made)
         return len(graph.tensors) - 1
 
+    def operator(kind: str, inputs: list[int], output: int) -> Any:
+        code, op = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
+        op.opcodeIndex, op.inputs, op.outputs = len(model.operatorCodes), inputs, [output]
+        model.operatorCodes.append(code)
+        return op
+
     (graph,) = model.subgraphs
     (grey,) = graph.inputs
-    step, (height, width) = 1 / sum(LUMA), graph.tensors[grey].shape[1:3]
-    byte = schema.TensorType.UINT8
-    colour = tensor(byte, (1, height, width, 3), 1.0, None)
-    weights = tensor(byte, (1, 1, 1, 3), step, np.array(LUMA, np.uint8))
-    bias = tensor(schema.TensorType.INT32, (1,), step, np.zeros(1, np.int32))
-
-    code, op = schema.OperatorCodeT(), schema.OperatorT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CONV_2D
-    op.opcodeIndex, op.inputs, op.outputs = (
-        len(model.operatorCodes),
-        [colour, weights, bias],
-        [grey],
-    )
-    op.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
-    op.builtinOptions = schema.Conv2DOptionsT()
-    op.builtinOptions.padding = schema.Padding.VALID
-    op.builtinOptions.strideH = op.builtinOptions.strideW = 1
-    model.operatorCodes.append(code)
-    graph.operators.insert(0, op)
-    graph.inputs = [colour]
+    taken, step = graph.tensors[grey], 1 / sum(LUMA)
+    taken.type, taken.quantization.zeroPoint = schema.TensorType.INT8, np.array([-128], np.int64)
+    shape = (*taken.shape[:3], 3)
+    pixels = tensor("UINT8", shape, 1.0)
+    colour = tensor("INT8", shape, 1.0, -128)
+    weights = tensor("INT8", (1, 1, 1, 3), step, data=bytes(LUMA))
+    bias = tensor("INT32", (1,), step, data=bytes(4))
+    cast = operator("QUANTIZE", [pixels], colour)
+    weigh = operator("CONV_2D", [colour, weights, bias], grey)
+    weigh.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
+    weigh.builtinOptions = schema.Conv2DOptionsT()
+    weigh.builtinOptions.padding = schema.Padding.VALID
+    weigh.builtinOptions.strideH = weigh.builtinOptions.strideW = 1
+    graph.operators[:0] = [cast, weigh]
+    graph.inputs = [pixels]
     for signature in model.signatureDefs:
-        signature.inputs[0].tensorIndex = colour
+        signature.inputs[0].tensorIndex = pixels
     return model

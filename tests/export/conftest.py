@@ -1,14 +1,10 @@
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from export import bundle as bundles
 from export import formats
 from export import pipeline
-from export.formats import mediapipe
 from tests.export import corners
 
 REPORT = "<p>the report</p>"
@@ -55,18 +51,3 @@ def child_runs(tmp_path, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}")
 
     return plant
-
-
-@pytest.fixture(scope="session")
-def mediapipe_python():
-    """A Python that has MediaPipe: the one that is named, the checkout's own, or this one."""
-    own = Path(__file__).parents[2] / ".venv-mediapipe" / "bin" / "python"
-    look = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('mediapipe'))"
-    for python in (os.environ.get(mediapipe.PYTHON), own, sys.executable):
-        command = [python, "-I", "-c", look]
-        if python and Path(python).exists() and not subprocess.run(command).returncode:
-            return str(python)
-    pytest.fail(
-        "No Python has MediaPipe. Type: python3 -m venv .venv-mediapipe && "
-        ".venv-mediapipe/bin/pip install mediapipe pillow"
-    )

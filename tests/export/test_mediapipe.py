@@ -18,6 +18,7 @@ from cnnkit.training.predict import predict_keras
 from export import formats
 from export.formats import flatbuffer
 from export.formats import mediapipe
+from export.formats import micro
 from export.formats import tflite
 from export.formats import tflite_metadata
 from export.judging import Pictures
@@ -179,12 +180,12 @@ def test_colours_become_the_grey_of_pillow(file):
     )
     runner.allocate_tensors()
     (i,) = runner.get_input_details()
-    grey = runner._get_ops_details()[0]["outputs"][0]
+    grey = runner._get_ops_details()[1]["outputs"][0]  # of RGB in int8, which is the first's
 
     def seen(x):
         runner.set_tensor(i["index"], x[None])
         runner.invoke()
-        return runner.get_tensor(grey)[0, ..., 0].astype(int)
+        return runner.get_tensor(grey)[0, ..., 0].astype(int) + 128
 
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (100, 8, 8, 3)).astype(np.uint8)
@@ -196,6 +197,12 @@ def test_colours_become_the_grey_of_pillow(file):
     levels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     for x in levels:
         np.testing.assert_array_equal(seen(np.repeat(x[..., None], 3, -1)), x)
+
+
+def test_tflite_micro_runs_it_too(file):
+    x = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8)
+    y, _ = micro.interpret(file, x)
+    np.testing.assert_allclose(y, tflite.predictor(file, reference=True)(x), atol=1 / 256)
 
 
 def test_a_network_for_colours_without_labels(mediapipe_python, tmp_path):
