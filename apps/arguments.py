@@ -135,7 +135,8 @@ def fitting(resolved: Resolved, printer: Reporter) -> Manifest:
     net = models.build(
         recipe.model.name, dataset.image_shape, len(dataset.classes), width=recipe.model.width
     )
-    fit.require(deployable(net, [127.5] * channels, [127.5] * channels), recipe, printer)
+    made = deployable(net, [127.5] * channels, [127.5] * channels)
+    fit.require(made, recipe, printer, dataset.classes)
     return manifest
 
 

@@ -323,7 +323,9 @@ def _write_sources(
 ) -> dict[str, Any] | None:
     """Writes what lies beside a micro file, and returns what is known of the recipe's target."""
     target = targets.parse(subject.recipe.export.target)
-    known = fit.check(subject.model, target).to_dict() if target else {}
+    known = {}
+    if target:
+        known = fit.check(subject.model, target, subject.labels, subject.resize).to_dict()
     for verdict in verdicts:
         if verdict.ok and verdict.arena_bytes:
             path = folder / verdict.path

@@ -1,7 +1,7 @@
 """Bytes of a file and of the memory to run it, foretold from a model that need not be trained.
 
-Constants, scales and activations are counted. What a flatbuffer and an interpreter add to them is
-in proportion to the tensors and ops; the factors are least squares over files and arenas of
+Numbers, scales, labels and activations are counted. What the file and an interpreter add to them
+is in proportion to ops and tensors; the factors are least squares over files and arenas of
 networks from LeNet-5 to SqueezeNet, which `tests/export/test_estimate.py` holds them against.
 """
 
@@ -12,34 +12,74 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from export.formats import metadata
+from export.formats import signatures
+
 if TYPE_CHECKING:
     import keras
 
+    from export.formats.metadata import Metadata
     from export.lowering import Lowered
 
-# Bytes of a number in the file, by the kind of file.
-_BYTES = {
-    "float32": {"weight": 4, "bias": 4, "integer": 4},
-    "float16": {"weight": 2, "bias": 2, "integer": 4},
-    "int8": {"weight": 1, "bias": 4, "integer": 4},
+
+@dataclass(frozen=True)
+class _Layout:
+    """Bytes of what a format stores, and those that it adds.
+
+    Attributes:
+        kernel: Of a weight of a convolution or a dense layer.
+        vector: Of another weight.
+        bias: Of a bias.
+        integer: Of a number in a shape or an axis.
+        channel: Of the scales of a kernel's channel, zero points that are stored with them too.
+        zero: Of a zero point, of which equal lists are stored once.
+        file: Added for the file.
+        op: Added for each op.
+        layer: Added for each op that has a kernel.
+        kind: Added for each kind of op.
+        activation: Of an activation, in memory.
+        least: Numbers that a kernel has at least; smaller ones are stored as vectors.
+    """
+
+    kernel: float
+    vector: int
+    bias: int
+    integer: int
+    channel: int
+    zero: int
+    file: int
+    op: int
+    layer: int
+    kind: int
+    activation: int
+    least: int = 0
+
+
+# kernel, vector, bias, integer, channel, zero; file, op, layer, kind; activation
+_LAYOUTS = {
+    "tflite": _Layout(4, 4, 4, 4, 0, 0, 0, 18, 211, 98, 4),
+    "tflite-fp16": _Layout(2, 2, 2, 4, 0, 0, 0, 20, 307, 104, 4),
+    "tflite-dynamic": _Layout(1, 4, 4, 4, 4, 8, 0, 18, 211, 98, 4, least=1024),
+    "tflite-int8": _Layout(1, 1, 4, 4, 8, 8, 0, 23, 330, 134, 1),
+    "tflite-int16x8": _Layout(1, 2, 8, 4, 8, 8, 0, 6, 336, 152, 2),
+    "tflite-int4": _Layout(0.5, 4, 4, 4, 4, 8, 0, 0, 250, 124, 4),
+    "tflite-mediapipe": _Layout(1, 1, 4, 4, 8, 8, 1957, 79, 143, 47, 1),
+    "micro": _Layout(1, 1, 4, 4, 8, 8, 0, 50, 273, 102, 1),
+    "onnx": _Layout(4, 4, 4, 8, 0, 0, 0, 10, 250, 0, 4),
+    "onnx-int8": _Layout(1, 4, 4, 8, 13, 0, 182, 157, 257, 0, 1),
 }
-# Bytes of the flatbuffer besides: for the file, and for each tensor.
-_FILE = {"float32": (880, 51), "float16": (880, 51), "int8": (1000, 74)}
-_SCALE, _ZERO_POINT = 4, 8
+_KERNELS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+# Of a SavedModel: what the graph adds for itself, for each op and for each variable; and what the
+# signatures for picture files add, by how they resize, and for each variable that they pass on.
+_GRAPH, _GRAPH_OP, _GRAPH_VARIABLE = 5594, 807, 2094
+_SIGNATURES = {"squash": 59561, "crop": 61000, "letterbox": 64400}
+_SIGNATURES_VARIABLE = 1726
 # An arena holds tensors on multiples of 16 bytes. What TFLite Micro keeps there for good: for
 # itself, for each tensor, for each op, and for each channel of a kernel.
 _ALIGNMENT = 16
 _ARENA, _ARENA_TENSOR, _ARENA_OP, _ARENA_CHANNEL = 1004, 24, 139, 8
 # What it needs for each tensor while it plans where activations go, in their place.
 _PLANNER = 57
-# Formats whose file is foretold, and what is in it.
-VARIANTS = {
-    "tflite": "float32",
-    "tflite-fp16": "float16",
-    "tflite-int8": "int8",
-    "tflite-mediapipe": "int8",
-    "micro": "int8",
-}
 
 
 @dataclass(frozen=True)
@@ -48,8 +88,8 @@ class Estimate:
 
     Attributes:
         ops: The ops of TFLite, in order.
-        size_bytes: Of the file.
-        ram_bytes: For an int8 file, the arena in TFLite Micro; else the activations alone.
+        size_bytes: Of the file, or of all files of a SavedModel.
+        ram_bytes: For TFLite Micro, the arena; else the activations alone.
     """
 
     ops: tuple[Lowered, ...]
@@ -57,12 +97,19 @@ class Estimate:
     ram_bytes: int
 
 
-def estimate(model: keras.Model, variant: str = "int8") -> Estimate:
-    """Returns what the TFLite file of `model` would cost.
+def estimate(
+    model: keras.Model,
+    name: str = "micro",
+    labels: Sequence[str] | None = None,
+    resize: str | None = "letterbox",
+) -> Estimate:
+    """Returns what the file of `model` in the format called `name` would cost.
 
     Args:
         model: From raw pixels to probabilities, trained or not.
-        variant: "float32", "float16" or "int8".
+        name: Of a format.
+        labels: Class names, which are stored in the file.
+        resize: The resize rule, which is stored too.
 
     Raises:
         UsageError: If the model is not functional, with one input and one output.
@@ -70,8 +117,15 @@ def estimate(model: keras.Model, variant: str = "int8") -> Estimate:
     from export.lowering import lower
 
     ops = lower(model)
-    shape = (1, *model.input_shape[1:])
-    return Estimate(tuple(ops), _size(ops, variant), _ram(ops, shape, variant))
+    told = metadata.of(model, labels, resize)
+    size = len(told.dumps().encode())
+    if name in _LAYOUTS:
+        size += _size(ops, name)
+        if name == "tflite-mediapipe":
+            size += sum(len(f"{metadata.line(label)}\n".encode()) for label in labels or ())
+    else:
+        size += _saved_model(model, len(ops), told)
+    return Estimate(tuple(ops), size, _ram(ops, (1, *told.input_shape), name))
 
 
 def planned_bytes(ops: Sequence[Lowered], shape: tuple[int, ...], itemsize: int) -> int:
@@ -110,25 +164,40 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _size(ops: Sequence[Lowered], variant: str) -> int:
-    constants = [constant for op in ops for constant in op.constants]
-    tensors = 1 + len(ops) + len(constants)
-    fixed, each = _FILE[variant]
-    if variant == "float16":  # each is widened by an op, to a tensor, before it is read
-        tensors += sum(constant.kind != "integer" for constant in constants)
-    total = fixed + each * tensors
-    total += sum(_BYTES[variant][constant.kind] * constant.size for constant in constants)
-    if variant == "int8":
-        total += sum(_SCALE * constant.scales for constant in constants)
-        # Zero points that are the same are stored once: of weights, all are 0.
-        total += sum(_ZERO_POINT * n for n in {constant.scales for constant in constants})
-        total += (_SCALE + _ZERO_POINT) * (1 + len(ops))
-    return total
+def _size(ops: Sequence[Lowered], name: str) -> int:
+    """Returns the bytes of a file without its metadata."""
+    layout = _LAYOUTS[name]
+    each = {"weight": layout.vector, "bias": layout.bias, "integer": layout.integer}
+    kernels = [op for op in ops if op.name in _KERNELS]
+    size: float = layout.file + layout.op * len(ops) + layout.layer * len(kernels)
+    size += layout.kind * len({op.name for op in ops})
+    lists = set()
+    for op in ops:
+        for constant in op.constants:
+            if op.name not in _KERNELS or constant.kind != "weight" or constant.size < layout.least:
+                size += each[constant.kind] * constant.size
+                continue
+            # No runtime has depthwise kernels of int4.
+            depthwise = op.name == "DEPTHWISE_CONV_2D"
+            size += (max(layout.kernel, 1) if depthwise else layout.kernel) * constant.size
+            size += layout.channel * constant.scales
+            lists.add(constant.scales)
+    return math.ceil(size) + layout.zero * sum(lists)
 
 
-def _ram(ops: Sequence[Lowered], shape: tuple[int, ...], variant: str) -> int:
-    peak = planned_bytes(ops, shape, 1 if variant == "int8" else 4)
-    if variant != "int8":
+def _saved_model(model: keras.Model, ops: int, told: Metadata) -> int:
+    """Returns the bytes of the files of a SavedModel without its metadata."""
+    variables = len(model.weights)
+    size = 4 * model.count_params() + _GRAPH + _GRAPH_OP * ops + _GRAPH_VARIABLE * variables
+    if told.resize and signatures.of(told, model.output_shape):
+        size += _SIGNATURES[told.resize] + _SIGNATURES_VARIABLE * variables
+        size += sum(len(label.encode()) for label in told.labels or ())
+    return size
+
+
+def _ram(ops: Sequence[Lowered], shape: tuple[int, ...], name: str) -> int:
+    peak = planned_bytes(ops, shape, _LAYOUTS[name].activation if name in _LAYOUTS else 4)
+    if name != "micro":
         return peak
     constants = [constant for op in ops for constant in op.constants]
     tensors = 1 + len(ops) + len(constants)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import Any
 
 from cnnkit.errors import GateError
-from export.estimate import VARIANTS
+from export import formats
 from export.estimate import estimate
 from export.targets import Target
 from export.targets import parse
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from export.estimate import Estimate
     from export.lowering import Lowered
 
+# Modules of formats whose ops are not TFLite's, by which networks are told here.
+_OWN_OPS = frozenset({"onnx", "saved_model"})
 # The least part of its filters that a pass can be asked to take.
 _STEP = 0.05
 
@@ -33,8 +36,8 @@ class Fit:
     Attributes:
         target: The target, with the limits of the board.
         format: The format that it would take.
-        size_bytes: Of that file, foretold; None for formats that are not.
-        ram_bytes: Of its activations, with what TFLite Micro keeps beside; None as above.
+        size_bytes: Of that file, foretold.
+        ram_bytes: Of its activations, with what TFLite Micro keeps beside.
         lacking: By layer, the ops that the target does not have.
         slow: By layer, the ops that its accelerator leaves to the CPU.
         problems: Why it does not fit; empty if it does.
@@ -44,8 +47,8 @@ class Fit:
 
     target: Target
     format: str
-    size_bytes: int | None
-    ram_bytes: int | None
+    size_bytes: int
+    ram_bytes: int
     lacking: dict[str, tuple[str, ...]]
     slow: dict[str, tuple[str, ...]]
     problems: tuple[str, ...]
@@ -70,35 +73,47 @@ class Fit:
         }
 
 
-def check(model: keras.Model, target: Target) -> Fit:
+def check(
+    model: keras.Model,
+    target: Target,
+    labels: Sequence[str] | None = None,
+    resize: str | None = "letterbox",
+) -> Fit:
     """Returns whether `model` will fit `target`.
 
     Args:
         model: From raw pixels to probabilities, trained or not.
         target: See `export.targets.parse`.
+        labels: Class names, which are stored in the file.
+        resize: The resize rule, which is stored too.
 
     Raises:
         UsageError: If the model is not functional, with one input and one output.
     """
-    name = next((n for n in target.formats if n in VARIANTS), "")
-    found = estimate(model, VARIANTS.get(name, "float32"))
-    lacking = _outside(found.ops, target.ops)
-    slow = {k: v for k, v in _outside(found.ops, target.fast_ops).items() if k not in lacking}
+    name = target.formats[0]
+    found = estimate(model, name, labels, resize)
+    own = formats.get(name).module in _OWN_OPS
+    lacking = {} if own else _outside(found.ops, target.ops)
+    slow = {} if own else _outside(found.ops, target.fast_ops)
+    slow = {at: ops for at, ops in slow.items() if at not in lacking}
     problems = [f"{target.name} has no {', '.join(ops)} ({at})" for at, ops in lacking.items()]
     remedies = [f"replace {', '.join(lacking)}"] if lacking else []
-    size, ram = (found.size_bytes, found.ram_bytes) if name else (None, None)
-    if size is not None and target.flash_bytes is not None and size > target.flash_bytes:
+    size, ram = found.size_bytes, found.ram_bytes
+    if target.flash_bytes is not None and size > target.flash_bytes:
         problems.append(f"the {name} file has about {size:,} bytes, flash {target.flash_bytes:,}")
-        remedies.append(_smaller(found, target.flash_bytes))
-    if ram is not None and target.ram_bytes is not None and ram > target.ram_bytes:
+        remedies.append(_smaller(found, target.flash_bytes, name))
+    if target.ram_bytes is not None and ram > target.ram_bytes:
         problems.append(f"it needs about {ram:,} bytes of RAM, there are {target.ram_bytes:,}")
         remedies.append(_lighter(model, found.ops, target.ram_bytes / ram))
     notes = [f"{', '.join(ops)} runs on the CPU ({at})" for at, ops in slow.items()]
-    if size is not None and target.fast_bytes is not None and size > target.fast_bytes:
+    if own:
+        unknown = _outside(found.ops, None).items()
+        notes += [f"{', '.join(ops)} is not foretold ({at})" for at, ops in unknown]
+    if target.fast_bytes is not None and size > target.fast_bytes:
         notes.append(f"beyond {target.fast_bytes:,} bytes, weights are fetched for each picture")
     return Fit(
         target,
-        name or target.formats[0],
+        name,
         size,
         ram,
         lacking,
@@ -109,7 +124,9 @@ def check(model: keras.Model, target: Target) -> Fit:
     )
 
 
-def require(model: keras.Model, recipe: Recipe, reporter: Reporter) -> None:
+def require(
+    model: keras.Model, recipe: Recipe, reporter: Reporter, labels: Sequence[str] | None = None
+) -> None:
     """Tells whether a network fits the target of its recipe, before it is trained or compressed.
 
     Ops that the target lacks stay, whatever is done later. A file or RAM that is too large may
@@ -122,13 +139,14 @@ def require(model: keras.Model, recipe: Recipe, reporter: Reporter) -> None:
     target = parse(recipe.export.target)
     if target is None:
         return
-    found = check(model, target)
+    found = check(model, target, labels, recipe.data.resize)
     for note in found.notes:
         reporter.note(f"{target.name}: {note}")
     if found.ok:
-        needs = "" if found.size_bytes is None else f", about {found.size_bytes:,} bytes of file"
-        ram = "" if found.ram_bytes is None else f" and {found.ram_bytes:,} of RAM"
-        reporter.note(f"fits {target.name}: {len(found.notes) or 'no'} notes{needs}{ram}")
+        reporter.note(
+            f"fits {target.name}: {len(found.notes) or 'no'} notes, about {found.size_bytes:,} "
+            f"bytes of {found.format} file and {found.ram_bytes:,} of RAM"
+        )
     elif found.lacking or not recipe.compress.passes:
         raise GateError(
             f"The network does not fit {target.name}",
@@ -152,10 +170,11 @@ def _outside(ops: Iterable[Lowered], known: frozenset[str] | None) -> dict[str, 
     return found
 
 
-def _smaller(found: Estimate, limit: int) -> str:
+def _smaller(found: Estimate, limit: int, name: str) -> str:
     """Returns what leaves so many bytes: weights go with the square of the channels."""
     constants = [constant for op in found.ops for constant in op.constants]
     weights = sum(constant.size for constant in constants if constant.kind == "weight")
+    weights *= 4 if formats.get(name).variant == "float32" else 1
     rest = found.size_bytes - weights
     width = _down(math.sqrt(max(limit - rest, 0) / weights))
     return (

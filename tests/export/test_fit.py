@@ -90,9 +90,28 @@ def test_a_layer_without_a_rule_is_not_vouched_for():
     assert [op for ops in found.lacking.values() for op in ops] == ["Erf"]
 
 
-def test_formats_that_are_not_foretold_have_no_sizes():
-    found = fit.check(network(), targets.parse("tf-serving"))
-    assert (found.ok, found.format, found.size_bytes) == (True, "savedmodel", None)
+def test_formats_with_ops_of_their_own():
+    image = keras.Input((8, 8, 3), name="image")
+    x = keras.ops.erf(layers.Conv2D(4, 3, name="first")(image))
+    model = keras.Model(image, layers.Dense(3, name="scores")(layers.Flatten(name="flat")(x)))
+    for target, format_ in (("ort-cpu", "onnx-int8"), ("tf-serving", "savedmodel")):
+        found = fit.check(model, targets.parse(target))
+        assert (found.ok, found.format) == (True, format_)
+        assert [note.partition(" (")[0] for note in found.notes] == ["Erf is not foretold"]
+
+
+def test_what_would_make_a_savedmodel_fit():
+    found = fit.check(network(), targets.parse("tf-serving:flash=500KB"))
+    assert "a width of 0.85 times the present one" in found.remedies[0]
+    assert fit.check(network(0.85), targets.parse("tf-serving:flash=500KB")).ok
+
+
+def test_labels_are_stored_in_the_file():
+    sizes = [
+        fit.check(network(), targets.parse("tflm"), labels).size_bytes
+        for labels in (["a"] * 10, ["ä" * 50] * 10)
+    ]
+    assert sizes[1] - sizes[0] == 10 * (100 - 1)
 
 
 def test_large_weights_on_a_coral():

@@ -72,8 +72,7 @@ def test_a_bundle_for_an_npu(subject, tmp_path):
     assert told["vela"] == json.loads((made.folder / "micro/vela.json").read_text())
     assert told["vela"]["share"] == 1.0
     assert told["ram_bytes"] == pytest.approx(verdict["arena_bytes"], abs=500)
-    # The labels are in the file, and nobody foretold how long they are.
-    assert told["size_bytes"] == pytest.approx(verdict["size_bytes"], abs=1000)
+    assert told["size_bytes"] == pytest.approx(verdict["size_bytes"], rel=0.05)
     assert (made.gates.max_size, made.gates.max_arena) == (64_000, 64_000)
     tight = replace(made.gates, max_arena=verdict["arena_bytes"] - 1)
     pictures = made.golden_pictures()
