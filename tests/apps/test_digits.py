@@ -10,6 +10,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,6 +27,11 @@ from cnnkit.training.schedules import SCHEDULES
 from cnnkit.training.trainer import AUGMENTED
 from export import formats
 from export import passes
+from export.bundle import Bundle
+from export.formats import mediapipe
+from export.formats import micro
+from export.formats import tflite
+from export.subject import load_dataset
 from export.subject import open_subject
 
 README = Path(__file__).parents[2] / "saved_models" / "README.md"
@@ -49,6 +55,7 @@ FILES = {
     *(f"serving/{name}" for name in ("README.md", "compose.yaml", "grpc_example.py")),
 }
 SAVED_MODEL = "serving/digits/1"
+HELD_OUT = 360
 NAMES = {"keras": "", **{name: formats.get(name).path("digits") for name in formats.DEFAULT}}
 
 
@@ -117,6 +124,27 @@ def test_int8_is_as_good_as_float(manifest):
     assert accuracy["tflite-int8"] >= 0.97
     assert accuracy["tflite-int8"] >= max(accuracy["tflite"], keras_accuracy) - 0.005
     assert accuracy["tflite"] == accuracy["onnx"] == accuracy["savedmodel"] == keras_accuracy
+
+
+def test_one_file_gives_the_same_names_in_three_runtimes(digits, mediapipe_python):
+    """LiteRT, MediaPipe and TFLite Micro, on digits that no weight was fitted to.
+
+    Scores are multiples of 1/256, and exact in float32. Where two classes share the highest one,
+    either may come first; then the runtimes must have one of these in common.
+    """
+    bundle, file = Bundle.open(digits.bundle), digits.bundle / NAMES["tflite-mediapipe"]
+    dataset = load_dataset("digits", (8, 8, 1), bundle.resize, bundle.data_manifest())
+    parts = [dataset.arrays(split) for split in ("test", "val")]
+    x, y = (np.concatenate(arrays)[:HELD_OUT] for arrays in zip(*parts, strict=True))
+    x = np.repeat(x, 3, -1)
+    assert (x.shape, x.dtype) == ((HELD_OUT, 8, 8, 3), np.uint8)
+    phone = mediapipe.classify(file, x, mediapipe_python)
+    assert phone.labels == list(bundle.labels) == list(tflite.metadata(file).labels)
+    scores = tflite.run(file, x), phone.scores, micro.interpret(file, x)[0]
+    best = [given == given.max(1, keepdims=True) for given in scores]
+    assert best[1][np.arange(HELD_OUT), phone.first].all()
+    assert np.logical_and.reduce(best).any(1).sum() == HELD_OUT
+    assert (phone.first == y).mean() > 0.95
 
 
 def test_compression_made_it_smaller(manifest):
