@@ -45,6 +45,7 @@ class Judged:
         latency_ms: Median time for one picture on one thread; None where a call starts a process.
         arena_bytes: RAM that TFLite Micro was measured to need; None for other runtimes.
         notes: What the user should know.
+        opinions: What other runtimes gave for the same pictures.
         limit: What the format is held to, and why.
         worst_class: Index of the class that loses most accuracy, if one loses any.
         worst_drop: How much it loses against the Keras model, as a fraction.
@@ -65,6 +66,7 @@ class Judged:
     latency_ms: float | None = None
     arena_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    opinions: tuple[str, ...] = ()
     limit: str = ""
     worst_class: int | None = None
     worst_drop: float = 0.0
@@ -156,10 +158,8 @@ def judge(
         zip_bytes=zipped,
         latency_ms=latency,
         arena_bytes=confirmed.get("arena_bytes"),
-        notes=(
-            *(module.notes(path) if hasattr(module, "notes") else ()),
-            *confirmed.get("notes", ()),
-        ),
+        notes=tuple(module.notes(path)) if hasattr(module, "notes") else (),
+        opinions=confirmed.get("opinions", ()),
         limit=f"{limit}: {limit.reason}",
     )
     if worst is not None:

@@ -15,6 +15,7 @@ from apps import console
 from cnnkit.errors import GateError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Sequence
 
     from export.bundle import Bundle
@@ -147,6 +148,13 @@ def show(bundle: Bundle) -> None:
         ],
         rows,
     )
+    opinions({row["format"]: row["opinions"] for row in bundle.manifest["verdicts"]})
+
+
+def opinions(told: Mapping[str, Sequence[str]]) -> None:
+    """Prints what other runtimes gave, by format."""
+    if rows := [[name, text] for name, texts in told.items() for text in texts]:
+        console.table("Second opinions", ["artifact", "what"], rows)
 
 
 def refuse(bundle: Bundle) -> None:

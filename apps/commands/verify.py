@@ -9,6 +9,7 @@ import typer
 
 from apps import arguments
 from apps import console
+from apps.commands.export import opinions
 from cnnkit.errors import GateError
 
 
@@ -44,6 +45,7 @@ def verify(
     limits = [[row.format, *row.limit.split(": ", 1)] for row in verdict.rows if row.limit]
     if limits:
         console.table("Limits", ["artifact", "may differ", "why"], limits)
+    opinions({row.format: row.opinions for row in verdict.rows})
     for note in verdict.notes:
         printer.note(note)
     for row in verdict.rows:

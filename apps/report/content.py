@@ -73,6 +73,13 @@ def facts(folder: Path, manifest: dict[str, Any], subject: Subject) -> dict[str,
         if subject.recipe.guard.dry_run
         else wording.verdict(scores, focus),
         "warnings": wording.warnings(manifest, subject, scores, told),
+        "opinions": [
+            # Older bundles have none of these.
+            (row["format"], text)
+            for row in manifest["verdicts"]
+            for text in row.get("opinions", ())
+        ],
+        "target": manifest.get("target"),
         "curves": history and charts.curves(history),
         "pareto": charts.pareto(points) if len(points) > 1 else "",
         "findings": findings,

@@ -133,7 +133,7 @@ def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
 
 
 def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
-    """Asks MediaPipe for the same pictures, and returns a note; see `python`.
+    """Asks MediaPipe for the same pictures, and returns its opinion; see `python`.
 
     Args:
         path: The file.
@@ -146,7 +146,8 @@ def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
     """
     interpreter = python()
     if interpreter is None:
-        return {"notes": ("run in LiteRT: MediaPipe is not installed (`pip install mediapipe`)",)}
+        note = "run in LiteRT: MediaPipe is not installed (`pip install mediapipe`)"
+        return {"opinions": (note,)}
     chosen = max(1, _BYTES // (3 * x[0, ..., 0].size))
     x, got = x[:chosen], got[:chosen]
     found = classify(path, x, interpreter)
@@ -172,7 +173,7 @@ def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
         f"run in MediaPipe {found.version} too: the class of LiteRT on {same} of {len(x)} "
         f"pictures, the largest difference of a score is {difference:.2g}"
     )
-    return {"notes": (note,)}
+    return {"opinions": (note,)}
 
 
 @dataclass(frozen=True)

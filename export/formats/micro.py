@@ -102,7 +102,7 @@ def require() -> None:
 
 
 def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
-    """Runs the file in TFLite Micro and returns what that tells: arena and a note.
+    """Runs the file in TFLite Micro and returns what that tells: arena and an opinion.
 
     Args:
         path: The file.
@@ -132,7 +132,7 @@ def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
         f"those of LiteRT's reference kernels, the largest difference is {steps.max()} of 256 "
         f"steps; the class is that of LiteRT's fast ones on {same} of {len(x)} pictures"
     )
-    return {"arena_bytes": arena, "notes": (note,)}
+    return {"arena_bytes": arena, "opinions": (note,)}
 
 
 def interpret(path: Path, x: np.ndarray) -> tuple[np.ndarray, int]:

@@ -145,7 +145,7 @@ def run(path: Path, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
 
 
 def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
-    """Runs pictures in OpenVINO too, where it is installed, and returns a note.
+    """Runs pictures in OpenVINO too, where it is installed, and returns its opinion.
 
     Args:
         path: The file.
@@ -158,13 +158,13 @@ def confirm(path: Path, x: np.ndarray, got: np.ndarray) -> dict[str, Any]:
     try:
         y, version = _PROBE.outputs(path, x)
     except UsageError as error:
-        return {"notes": (str(error).replace(str(path), path.name),)}
+        return {"opinions": (str(error).replace(str(path), path.name),)}
     note = (
         f"run in OpenVINO {version} too: the class of ONNX Runtime on "
         f"{(y.argmax(1) == got.argmax(1)).sum()} of {len(x)} pictures, the largest difference of "
         f"a score is {np.abs(y - got).max():.2g}"
     )
-    return {"notes": (note,)}
+    return {"opinions": (note,)}
 
 
 def input_shape(path: Path) -> tuple[int, ...]:

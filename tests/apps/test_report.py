@@ -4,6 +4,8 @@ import html
 import html.parser
 import json
 import re
+from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from markdown_it import MarkdownIt
 from apps import report
 from apps.report import charts
 from apps.report import snippets
+from apps.report import wording
+from cnnkit.training.recipe import changed
 from export import bundle as bundles
 from export import formats
 from export import pipeline
@@ -107,6 +111,39 @@ def test_class_names_are_shown_as_they_are(card, page):
     assert "b" not in rendered(card).elements
 
 
+def numbers(text):
+    """Returns the numbers in a text, as they are written."""
+    return set(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-\d+)?", text))
+
+
+def written(value):
+    """Returns how the numbers in a part of a manifest may be written in the card."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return set().union(*map(written, value))
+    if isinstance(value, str):
+        return numbers(value)
+    if not isinstance(value, int | float):
+        return set()
+    forms = (value, f"{value:,}", f"{value:.3g}", f"{100 * value:.1f}", f"{100 * value:.2f}")
+    return set().union(*(numbers(str(form)) for form in forms))
+
+
+def test_every_number_in_the_card_is_from_the_files(bundle, card):
+    scores = bundle.manifest["scores"]
+    spared = 1 - (1 - scores["accuracy"]) / (1 - scores["majority"])
+    text = re.sub(r"^```.*?^```$", "", card.split("---\n", 2)[2], flags=re.DOTALL | re.MULTILINE)
+    template = files("apps").joinpath("report/card.md.j2").read_text("utf-8")
+    told = {name: part for name, part in bundle.manifest.items() if name != "files"}  # hashes
+    known = numbers(template) | written(told) | written(f"{spared:.0%}")
+    data = bundle.data_manifest()
+    known |= written([data.path, data.counts(), data.summary(), data.seed, wording._FEW])
+    found = numbers(text.replace("\\", ""))
+    assert len(found) > 30
+    assert found - known == set()
+
+
 HOSTILE = [
     *("a|b", "[x](javascript:1)", "![x](http://e.x/y.png)", "`x`", "a\n# heading", "<script>x"),
     *(
@@ -140,6 +177,31 @@ def test_the_report_has_pareto_reliability_and_the_worst_classes(page, bundle):
         not row["worst_drop"] for row in bundle.manifest["verdicts"]
     )
     assert html.escape("int8 has 256 levels: pictures near a border change sides") in page
+
+
+def test_what_other_runtimes_and_vela_say(subject, tmp_path):
+    def extra(folder, manifest):
+        manifest["command"] = "cnnkit run corners"
+        report.write_report(folder, manifest, subject)
+
+    recipe = changed(subject.recipe, {"export.target": "ethos-u55:ram=64KB"}).recipe
+    made = bundles.write(
+        replace(subject, recipe=recipe), ["micro"], out=tmp_path / "npu", extra=extra
+    )
+    page = (made.folder / "report.html").read_text("utf-8")
+    warnings, opinions = page.partition("<h2>Second opinions</h2>")[::2]
+    (opinion,) = made.manifest["verdicts"][0]["opinions"]
+    assert opinion.startswith("TFLite Micro: ")
+    assert f"micro: {opinion}" in Reader(opinions).shown
+    assert "TFLite Micro: " not in warnings
+    told = made.manifest["target"]
+    shown = " ".join(" ".join(Reader(page).shown).split())
+    for name in ("cycles", "macs", "sram_bytes", "dram_bytes", "flash_bytes", "weight_bytes"):
+        assert f"{told['vela'][name]:,}" in shown, name
+    assert f"ops on the NPU {told['vela']['share']:.2%}".replace("%", " %") in shown
+    assert f"RAM {told['ram_bytes']:,} 64,000" in shown
+    card = (made.folder / "MODEL_CARD.md").read_text("utf-8")
+    assert opinion in "".join(rendered(card).shown)
 
 
 def test_the_programs_have_the_names_of_the_files(bundle):

@@ -244,7 +244,7 @@ def test_the_verdict_is_mediapipes_too(digits, file, mediapipe_python, monkeypat
     pictures = Pictures(x[:20], truth[:20], predict_keras(model, x[:20]))
     judged = judge(FORMAT, file.parents[1], "digits", pictures, Gates())
     assert judged.ok
-    (note,) = judged.notes
+    (note,) = judged.opinions
     assert note.startswith("run in MediaPipe ")
     assert "the class of LiteRT on 20 of 20 pictures" in note
     x = x[:20]
@@ -265,7 +265,7 @@ def test_without_mediapipe_the_note_says_so(file, monkeypatch):
     monkeypatch.delenv(mediapipe.PYTHON, raising=False)
     monkeypatch.setitem(sys.modules, "mediapipe", None)  # as if it were not installed
     x = np.zeros((1, 8, 8, 1), np.uint8)
-    (note,) = mediapipe.confirm(file, x, mediapipe.run(file, x))["notes"]
+    (note,) = mediapipe.confirm(file, x, mediapipe.run(file, x))["opinions"]
     assert note == "run in LiteRT: MediaPipe is not installed (`pip install mediapipe`)"
 
 

@@ -72,7 +72,7 @@ def test_the_arena_holds_the_activations_and_is_the_smallest(written):
 
 
 def test_the_note_says_what_was_compared(written):
-    (note,) = written[1]["notes"]
+    (note,) = written[1]["opinions"]
     assert f"{written[1]['arena_bytes']:,} bytes of arena" in note
     assert note.endswith("of 16 pictures")
 
