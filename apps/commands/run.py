@@ -61,6 +61,7 @@ def run(
         printer.stage("exporting, verifying and reporting")
         bundle = write_bundle(small.subject, None, bundle_place, printer, small.ledger)
     show(bundle)
-    console.out.print(f"report: {bundle.folder / 'report.html'}", markup=False)
+    for name, what in (("report.html", "report"), ("MODEL_CARD.md", "card")):
+        console.out.print(f"{what}: {bundle.folder / name}", markup=False)
     printer.done()
     refuse(bundle)

@@ -1,6 +1,7 @@
 """`--dry-run`: all of it, soon over, and never taken for a result."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cnnkit.training.train import Run
 SETS = [
     *("--set", "export.formats=['tflite', 'tflite-int8']", "--set", "export.max_drop=0"),
     *("--set", "train.unfreeze=stages:head=3,deep=6", "-m", "lenet300"),
+    *("--set", "export.target=litert-cpu:flash=1MB"),
 ]
 
 
@@ -39,11 +41,17 @@ def test_run(cnnkit):
     done = cnnkit("run", "digits", "--dry-run", *SETS)
     assert (done.code, done.errors) == (0, [])
     assert f"warning: {TOLD}" in done.err
+    (about,) = re.findall(
+        r"fits litert-cpu: no notes, about ([\d,]+) bytes", done.out
+    )
+    assert "card: saved_models/digits-dry-run/MODEL_CARD.md" in done.out
     of_two_epochs(Path("runs/digits-dry-run"))
     bundle = Path("saved_models/digits-dry-run")
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert [row["ok"] for row in manifest["verdicts"]] == [True, True]
     assert manifest["notes"][0] == TOLD
+    # Of the network as it is, before it is compressed.
+    assert manifest["target"]["size_bytes"] < int(about.replace(",", "")) < 10**6
     assert f'<p class="box unknown">This is {TOLD}.</p>' in (bundle / "report.html").read_text()
     assert tomllib.loads((bundle / "config.toml").read_text())["guard"]["dry_run"]
     assert cnnkit("verify", bundle).code == 0
