@@ -52,7 +52,6 @@ _PROBE = Probe(Path(__file__).with_name("mediapipe_probe.py"), "MediaPipe cannot
 
 input_shape = tflite.input_shape
 metadata = tflite.metadata
-notes = tflite.notes
 
 
 def write(
@@ -79,7 +78,8 @@ def write(
         ranges: Of activations, as quantization-aware training learned them.
 
     Raises:
-        UsageError: If the model does not take pictures of 1 or 3 channels; or as `tflite.write`.
+        UsageError: If the model does not take pictures of 1 or 3 channels, or two classes have the
+            same line; or as `tflite.write`.
     """
     checks.one_of("mediapipe.write", "variant", variant, VARIANTS)
     given = meta.of(model, labels, resize)
@@ -91,6 +91,15 @@ def write(
             expected="an input of (height, width, 1 or 3)",
             received=shape,
             todo="leave tflite-mediapipe out",
+        )
+    names = [meta.line(label) for label in labels or ()]
+    if len(set(names)) < len(set(labels or ())):
+        raise UsageError(
+            "MediaPipe could not tell the classes apart",
+            where=model.name,
+            expected="names that differ in more than line breaks and other control characters",
+            received=[label for label in labels or () if names.count(meta.line(label)) > 1],
+            todo="rename some of them",
         )
     with tempfile.TemporaryDirectory() as folder:
         plain = tflite.write(
@@ -114,11 +123,23 @@ def write(
         {tflite_metadata.KEY: told},
     )
     if labels is not None:
-        lines = "".join(f"{meta.line(label)}\n" for label in labels)
+        lines = "".join(f"{name}\n" for name in names)
         content = tflite_metadata.with_files(content, {tflite_metadata.LABELS: lines})
     with files.replacing(path) as partial:
         partial.write_bytes(content)
     return path
+
+
+def notes(path: Path) -> list[str]:
+    """Returns what the user should know: as `tflite.notes`, and which names MediaPipe changes."""
+    described = metadata(path)
+    changed = [
+        f"{label!r} is {name!r}"
+        for label in (described and described.labels) or ()
+        if (name := meta.line(label)) != label
+    ]
+    told = [f"names that MediaPipe has on one line: {', '.join(changed)}"] if changed else []
+    return tflite.notes(path) + told
 
 
 def predictor(path: Path, *, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 KEY = "cnnkit"
 INPUT = "image"
 OUTPUT = "probabilities"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def of(
 
 
 def line(label: str) -> str:
-    """Returns a label as a line of a list of labels, which no line break inside it may shift."""
-    return " ".join(label.splitlines()) or " "
+    """Returns a label as a line of a list of labels: control characters might end it or cut it."""
+    return _CONTROLS.sub(" ", label) or " "
 
 
 def loads(text: str | bytes | None) -> Metadata | None:

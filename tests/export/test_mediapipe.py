@@ -41,7 +41,7 @@ NAMES = {
     "long" * 100: "long" * 100,
     "a\u2028b\x85c\r\nd": "a b c d",
     "<b>&amp;</b>": "<b>&amp;</b>",
-    "7": "7",
+    "7\0\t8\x1b": "7 8 ",
 }
 # Reads metadata by the schema that MediaPipe brings; the package itself takes seconds to import.
 METADATA = """
@@ -180,7 +180,7 @@ def test_colours_become_the_grey_of_pillow(file):
     )
     runner.allocate_tensors()
     (i,) = runner.get_input_details()
-    grey = runner._get_ops_details()[1]["outputs"][0]  # of RGB in int8, which is the first's
+    grey = runner._get_ops_details()[1]["outputs"][0]  # the first op makes int8 of uint8
 
     def seen(x):
         runner.set_tensor(i["index"], x[None])
@@ -259,6 +259,23 @@ def test_names_that_are_not_ours_are_refused(file, mediapipe_python, monkeypatch
     x = np.zeros((1, 8, 8, 1), np.uint8)
     with pytest.raises(UsageError, match="names the classes otherwise"):
         mediapipe.confirm(tmp_path / "m", x, mediapipe.run(file, x))
+
+
+def test_names_that_are_changed_are_told(file):
+    (note,) = mediapipe.notes(file)
+    assert note.startswith(
+        "names that MediaPipe has on one line: 'zwei\\nZeilen' is 'zwei Zeilen', "
+    )
+    assert note.endswith(r"'7\x00\t8\x1b' is '7 8 '")
+
+
+def test_names_that_are_the_same_on_one_line_are_refused(tmp_path):
+    names, x = ["a\nb", "a\rb", "c"], networks.pictures(4, (8, 8, 1))
+    with pytest.raises(UsageError, match=r"tell the classes apart.*'a\\nb', 'a\\rb'.*[Rr]ename"):
+        mediapipe.write(
+            networks.tiny(channels=1), tmp_path / "m.tflite", calibration=x, labels=names
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_mediapipe_the_note_says_so(file, monkeypatch):
