@@ -2,6 +2,7 @@ from cnnkit.data.checking import DIGITS as DIGITS
 from cnnkit.data.checking import check as check
 from cnnkit.data.dataset import Dataset as Dataset
 from cnnkit.data.dataset import golden_pictures as golden_pictures
+from cnnkit.data.dataset import image_shape as image_shape
 from cnnkit.data.dataset import load as load
 from cnnkit.data.dataset import sample as sample
 from cnnkit.data.manifest import Item as Item

@@ -159,18 +159,25 @@ def load(
         ValueError: If another argument is out of range.
     """
     registry.known("resize rule", resize, pictures.RESIZE_RULES)
-    natural = manifest.shape or _natural_shape(manifest)
-    height, width = image_size or natural[:2]
-    shape = (
-        checks.integer("load", "image_size[0]", height, 1),
-        checks.integer("load", "image_size[1]", width, 1),
-        checks.one_of("load", "channels", natural[2] if channels is None else channels, (1, 3)),
-    )
+    shape = image_shape(manifest, image_size, channels)
     reader = arrays.READERS.get(manifest.kind)
     source = reader(manifest.path) if reader else None
     _require_unchanged(manifest, source)
     folder = None if cache is None else Path(cache)
     return Dataset(manifest, shape, resize, source, folder, in_memory)
+
+
+def image_shape(
+    manifest: Manifest, image_size: Sequence[int] | None = None, channels: int | None = None
+) -> tuple[int, int, int]:
+    """Returns the shape that `load` would give every picture, without opening one."""
+    natural = manifest.shape or _natural_shape(manifest)
+    height, width = image_size or natural[:2]
+    return (
+        checks.integer("load", "image_size[0]", height, 1),
+        checks.integer("load", "image_size[1]", width, 1),
+        checks.one_of("load", "channels", natural[2] if channels is None else channels, (1, 3)),
+    )
 
 
 def sample(dataset: Dataset, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 from cnnkit import files
 from cnnkit import registry
 from cnnkit.data import Manifest
+from cnnkit.data import image_shape
 from cnnkit.errors import UsageError
 from cnnkit.training.augment import preset
 from cnnkit.training.keeper import judged_by
@@ -24,7 +25,6 @@ from cnnkit.training.reporter import Reporter
 from cnnkit.training.significance import Difference
 from cnnkit.training.significance import paired
 from cnnkit.training.train import check
-from cnnkit.training.train import load
 from cnnkit.training.train import train
 
 ROWS = "ablation.json"
@@ -105,7 +105,8 @@ def ablate(
     known = _Known(out, recipe.recipe)
     manifest = check(recipe.recipe, reporter)
     base = flat(to_dict(recipe.recipe))
-    base["augment.preset"] = preset(recipe.recipe, load(manifest, recipe.recipe))[0]
+    shape = image_shape(manifest, recipe.recipe.data.image_size, recipe.recipe.data.channels)
+    base["augment.preset"] = preset(recipe.recipe, shape)[0]
     arms: dict[str, tuple[str, dict[str, Any]]] = {BASE: ("", {})}
     for trick in chosen:
         having, lacking = TRICKS[trick]

@@ -68,9 +68,9 @@ class Augmenter:
         return Augmenter(augmentation.Stack(parts), self.boxes) if parts else None
 
 
-def preset(recipe: Recipe, dataset: Dataset) -> tuple[str, str]:
-    """Returns the preset that a recipe means for a dataset, and why, in words."""
-    name, (height, width, channels) = recipe.augment.preset, dataset.image_shape
+def preset(recipe: Recipe, image_shape: tuple[int, int, int]) -> tuple[str, str]:
+    """Returns the preset that a recipe means for pictures of a shape, and why, in words."""
+    name, (height, width, channels) = recipe.augment.preset, image_shape
     if name != "auto":
         return name, "as the recipe says"
     size = f"{height}x{width} pixels"
@@ -88,7 +88,7 @@ def augmenter(recipe: Recipe, dataset: Dataset) -> Augmenter | None:
         UsageError: If the recipe does not fit the pictures, or `cam_crop` is no model of them.
     """
     chosen, channels = recipe.augment, dataset.image_shape[-1]
-    name = preset(recipe, dataset)[0]
+    name = preset(recipe, dataset.image_shape)[0]
     given = _preset(name, channels)
     parts: list[Augmentation] = []
     boxes = None

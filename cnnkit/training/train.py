@@ -260,7 +260,7 @@ def chosen(
     height, width, channels = dataset.image_shape
     name, given = recipe.model.name, recipe.train
     batch_size = given.batch_size or batch_size_for(len(dataset.labels("train")))
-    augment, why = preset(recipe, dataset)
+    augment, why = preset(recipe, dataset.image_shape)
     if augment != recipe.augment.preset:
         reporter.note(f"augment.preset={augment}: {why}")
     resolved = resolved.updated(

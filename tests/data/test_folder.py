@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from cnnkit.data import check
+from cnnkit.data import image_shape
 from cnnkit.data import load
 from cnnkit.errors import DataError
 from tests.data.folders import class_folders
@@ -286,4 +287,8 @@ def test_natural_size_and_channels(tmp_path):
         shapes[side] = load(check(root)).image_shape
     assert shapes == {10: (32, 32, 1), 50: (48, 48, 1), 500: (64, 64, 3)}
     picture(9).save(tmp_path / "10" / "cat" / "colour.png")
-    assert load(check(tmp_path / "10")).image_shape == (32, 32, 3)
+    manifest = check(tmp_path / "10")
+    assert load(manifest).image_shape == (32, 32, 3)
+    shutil.rmtree(manifest.path)  # The manifest says it.
+    assert image_shape(manifest) == (32, 32, 3)
+    assert image_shape(manifest, [20, 30], 1) == (20, 30, 1)

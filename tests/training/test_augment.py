@@ -97,10 +97,10 @@ class Sized:
 )
 def test_auto_is_what_the_pictures_bear(shape, name):
     auto = resolve(sets=["augment.preset=auto"]).recipe
-    found, why = preset(auto, Sized(*shape))
+    found, why = preset(auto, shape)
     assert found == name
     assert f"{shape[0]}x{shape[1]} pixels" in why
-    assert preset(resolve(sets=["augment.preset=strong"]).recipe, Sized(*shape))[0] == "strong"
+    assert preset(resolve(sets=["augment.preset=strong"]).recipe, shape)[0] == "strong"
 
 
 @pytest.mark.parametrize("name", PRESETS)
