@@ -99,7 +99,7 @@ class Estimate:
 
 def estimate(
     model: keras.Model,
-    name: str = "micro",
+    name: str,
     labels: Sequence[str] | None = None,
     resize: str | None = "letterbox",
 ) -> Estimate:
