@@ -9,12 +9,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
 import cnnkit  # noqa: F401, I001  # its settings of TensorFlow, before that is imported
-import keras
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def _fresh_state():
+    import keras  # not by the process that only hands the tests to others
+
     keras.utils.set_random_seed(0)
     policy = keras.config.dtype_policy()
     floatx = keras.config.floatx()
@@ -36,6 +37,17 @@ def mediapipe_python():
         "No Python has MediaPipe. Type: python3 -m venv .venv-mediapipe && "
         ".venv-mediapipe/bin/pip install mediapipe pillow"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Gives each worker tests that follow each other, and in the end half of what another has left.
+
+    So what a module or a folder shares is made by one of them, and all end at the same time.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
 
 
 @pytest.hookimpl(tryfirst=True)
