@@ -115,6 +115,9 @@ def test_the_steps_and_the_table(digits):
         assert row[5].endswith("ms") or row[0] in ("micro", "savedmodel")
         assert row[6].endswith("%")
     assert "report: saved_models/digits/report.html" in out
+    assert "card: saved_models/digits/MODEL_CARD.md" in out
+    opinions = rows_of(out, "Second opinions")
+    assert "TFLite Micro: " in next(row[1] for row in opinions if row[0] == "micro")
     assert digits.done.err == ""
 
 
