@@ -59,6 +59,11 @@ class Fit:
     def ok(self) -> bool:
         return not self.problems
 
+    @property
+    def memory(self) -> str:
+        """What `ram_bytes` counts: only TFLite Micro needs nothing else."""
+        return "RAM" if self.format == "micro" else "activations"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what a manifest says of it."""
         return {
@@ -68,6 +73,7 @@ class Fit:
             "ram_limit": self.target.ram_bytes,
             "size_bytes": self.size_bytes,
             "ram_bytes": self.ram_bytes,
+            "memory": self.memory,
             "problems": list(self.problems),
             "notes": list(self.notes),
         }
@@ -145,7 +151,7 @@ def require(
     if found.ok:
         reporter.note(
             f"fits {target.name}: {len(found.notes) or 'no'} notes, about {found.size_bytes:,} "
-            f"bytes of {found.format} file and {found.ram_bytes:,} of RAM"
+            f"bytes of {found.format} file and {found.ram_bytes:,} of {found.memory}"
         )
     elif found.lacking or not recipe.compress.passes:
         raise GateError(

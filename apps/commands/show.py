@@ -166,7 +166,7 @@ def _fit(model: keras.Model, target: Target) -> None:
     found = fit.check(deployable(model, [127.5] * channels, [127.5] * channels), target)
     rows = [
         ["file", found.format, console.kb(found.size_bytes), console.kb(target.flash_bytes)],
-        ["RAM", found.format, console.kb(found.ram_bytes), console.kb(target.ram_bytes)],
+        [found.memory, found.format, console.kb(found.ram_bytes), console.kb(target.ram_bytes)],
     ]
     console.table(
         f"{model.name} on {target.name}: " + ("fits" if found.ok else "does not fit"),

@@ -96,7 +96,7 @@ def test_formats_with_ops_of_their_own():
     model = keras.Model(image, layers.Dense(3, name="scores")(layers.Flatten(name="flat")(x)))
     for target, format_ in (("ort-cpu", "onnx-int8"), ("tf-serving", "savedmodel")):
         found = fit.check(model, targets.parse(target))
-        assert (found.ok, found.format) == (True, format_)
+        assert (found.ok, found.format, found.memory) == (True, format_, "activations")
         assert [note.partition(" (")[0] for note in found.notes] == ["Erf is not foretold"]
 
 
