@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Programs that tests start on JAX compute little: compiling it well would take longer.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Programs that tests start shall run the checkout, not a copy in site-packages.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 

@@ -17,8 +17,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 PROBE = ROOT / "export" / "formats" / "savedmodel_probe.py"
-# Everything is computed once, so compiling well would take longer than computing.
-JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
 
 
 class Elsewhere:
