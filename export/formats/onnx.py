@@ -225,20 +225,32 @@ def _convert(model: keras.Model) -> Any:
     frozen = trace.frozen(model, None)
     (image,), (scores,) = frozen.inputs, frozen.outputs
     names = [image.name], [scores.name]
-    with tf.Graph().as_default() as tf_graph:
-        tf.import_graph_def(tf_loader.tf_optimize(*names, frozen.graph.as_graph_def()), name="")
-        graph = process_tf_graph(
-            tf_graph,
-            continue_on_error=True,  # an op that ONNX lacks is named by the checker, in `_finish`
-            input_names=names[0],
-            output_names=names[1],
-            opset=OPSET,
-            tensors_to_rename={image.name: INPUT, scores.name: OUTPUT},
-            # Of the exact GELU, as TensorFlow writes it; ONNX only has Erf.
-            custom_op_handlers={"Erfc": (_complement_of_erf, [])},
-        )
+
+    def translated() -> Any:
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(tf_loader.tf_optimize(*names, frozen.graph.as_graph_def()), name="")
+            return process_tf_graph(
+                graph,
+                continue_on_error=True,  # `_finish` names an op that ONNX lacks
+                input_names=names[0],
+                output_names=names[1],
+                opset=OPSET,
+                tensors_to_rename={image.name: INPUT, scores.name: OUTPUT},
+                # Of the exact GELU, as TensorFlow writes it; ONNX only has Erf.
+                custom_op_handlers={"Erfc": (_complement_of_erf, [])},
+            )
+
     steps = {**optimizer._get_optimizers(), "optimize_transpose": KeepsTransposes}
-    return optimizer.optimize_graph(graph, optimizers=steps).make_model(model.name)
+    graph = translated()
+    # Each step would write all weights once more into buffers that stay; `make_model` does it too.
+    graph.update_proto = lambda: None
+    try:
+        graph = optimizer.optimize_graph(graph, catch_errors=False, optimizers=steps)
+        vars(graph).pop("update_proto", None)
+    except Exception:
+        # A step that fails is left out, for which tf2onnx copies the graph before each of them.
+        graph = optimizer.optimize_graph(translated(), optimizers=steps)
+    return graph.make_model(model.name)
 
 
 def _complement_of_erf(graph: Any, node: Any, name: str, args: list[Any]) -> None:
