@@ -69,6 +69,8 @@ _LAYOUTS = {
     "onnx-int8": _Layout(1, 4, 4, 8, 13, 0, 182, 157, 257, 0, 1),
 }
 _KERNELS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+# Bytes of a weight where LiteRT has no kernel for int4.
+_LEAST = {"DEPTHWISE_CONV_2D": 1, "TRANSPOSE_CONV": 1}
 # Of a SavedModel: what the graph adds for itself, for each op and for each variable; and what the
 # signatures for picture files add, by how they resize, and for each variable that they pass on.
 _GRAPH, _GRAPH_OP, _GRAPH_VARIABLE = 5594, 807, 2094
@@ -177,9 +179,7 @@ def _size(ops: Sequence[Lowered], name: str) -> int:
             if op.name not in _KERNELS or constant.kind != "weight" or constant.size < layout.least:
                 size += each[constant.kind] * constant.size
                 continue
-            # No runtime has depthwise kernels of int4.
-            depthwise = op.name == "DEPTHWISE_CONV_2D"
-            size += (max(layout.kernel, 1) if depthwise else layout.kernel) * constant.size
+            size += max(layout.kernel, _LEAST.get(op.name, 0)) * constant.size
             size += layout.channel * constant.scales
             lists.add(constant.scales)
     return math.ceil(size) + layout.zero * sum(lists)

@@ -99,18 +99,28 @@ def test_the_file_and_the_arena_are_as_foretold(name, tmp_path):
     )
 
 
+def wide():
+    """Most of its weights are in a layer for which int4 has no kernel."""
+    x = image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(16, 3, activation="relu", name="first")(x)
+    x = layers.Conv2DTranspose(64, 3, name="wider")(x)
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(image, layers.Dense(5, activation="softmax", name="scores")(x))
+
+
 OTHERS = [name for name in formats.FORMATS if name not in ("tflite", "micro")]
 CASES = [
     *(("resnet8", name) for name in OTHERS if name in ("tflite-mediapipe", "onnx", "savedmodel")),
     *(("everything", name) for name in OTHERS if name != "tflite-mediapipe"),
+    ("wide", "tflite-int4"),
 ]
 
 
 @pytest.fixture(scope="module")
 def made():
-    """One for which a SavedModel has all signatures, and one for which it has not."""
+    """For the first a SavedModel has all signatures, for the second it has one."""
     grey = perturb(zoo("resnet8", (16, 16, 1)))
-    return {"resnet8": grey, "everything": networks.everything()}
+    return {"resnet8": grey, "everything": networks.everything(), "wide": perturb(wide())}
 
 
 @pytest.mark.parametrize(("network", "name"), CASES)
