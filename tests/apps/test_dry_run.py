@@ -41,9 +41,7 @@ def test_run(cnnkit):
     done = cnnkit("run", "digits", "--dry-run", *SETS)
     assert (done.code, done.errors) == (0, [])
     assert f"warning: {TOLD}" in done.err
-    (about,) = re.findall(
-        r"fits litert-cpu: no notes, about ([\d,]+) bytes", done.out
-    )
+    (about,) = re.findall(r"fits litert-cpu: no notes, about ([\d,]+) bytes", done.out)
     assert "card: saved_models/digits-dry-run/MODEL_CARD.md" in done.out
     of_two_epochs(Path("runs/digits-dry-run"))
     bundle = Path("saved_models/digits-dry-run")
