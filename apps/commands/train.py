@@ -13,10 +13,14 @@ import typer
 
 from apps import arguments
 from apps import console
+from apps.commands.export import refuse
+from apps.commands.export import show as show_bundle
+from apps.commands.export import write_bundle
 from cnnkit.errors import CnnkitError
 
 if TYPE_CHECKING:
     from cnnkit.training.train import Run
+    from export.bundle import Bundle
 
 
 def train(
@@ -60,7 +64,7 @@ def train(
     )
     path, dry_run = resolved.recipe.data.path, resolved.recipe.guard.dry_run
     folder = arguments.run_folder(out, arguments.name_of(path, dry_run), overwrite)
-    printer = console.Printer(1)
+    printer = console.Printer(2 if dry_run else 1)
     printer.stage(f"training on {path}")
     with console.hushed(), resumable(folder):
         import cnnkit
@@ -71,7 +75,28 @@ def train(
         run = cnnkit.train(source, resolved, folder, overwrite=overwrite, reporter=printer)
         if chief():
             show(run)
+        bundle = exported(run, overwrite, printer) if dry_run and chief() else None
+    if bundle:
+        show_bundle(bundle)
     printer.done()
+    if bundle:
+        refuse(bundle)
+
+
+def exported(run: Run, overwrite: bool, printer: console.Printer) -> Bundle | None:
+    """Returns a bundle in the run folder, with its report; only TensorFlow can write one."""
+    import keras
+
+    from export.subject import open_subject
+
+    if keras.backend.backend() != "tensorflow":
+        printer.warn(
+            f"no export on {keras.backend.backend()}: try it with KERAS_BACKEND=tensorflow"
+        )
+        return None
+    printer.stage("exporting, verifying and reporting")
+    place = arguments.bundle_folder(run.folder / "bundle", "", overwrite)
+    return write_bundle(open_subject(run.folder), None, place, printer)
 
 
 @contextlib.contextmanager

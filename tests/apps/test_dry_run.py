@@ -57,11 +57,13 @@ def test_run(cnnkit):
 
 
 def test_train(cnnkit):
-    done = cnnkit("train", "digits", "--dry-run", "-m", "lenet300", "--out", "there")
+    done = cnnkit("train", "digits", "--dry-run", "--out", "there", *SETS)
     assert (done.code, done.errors) == (0, [])
     assert "there: " in done.out
     assert " parameters, a dry run" in done.out
     of_two_epochs(Path("there"))
+    assert TOLD in Path("there/bundle/report.html").read_text()
+    assert cnnkit("verify", "there/bundle").code == 0
     assert cnnkit("train", "digits", "--dry-run", "--out", "there").code == 2  # not unasked
 
 
