@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import TextIO
 
 import numpy as np
 
@@ -207,7 +208,7 @@ def _work(job: Path) -> None:
     try:
         model = load_model(job.with_name("model.keras"))
     except CnnkitError as error:  # such as a layer that only the parent knows
-        channel.write(json.dumps({"error": str(error), "fatal": True}) + "\n")
+        _tell(channel, {"error": str(error), "fatal": True})
         return
     samples = job.with_name("calibration.npy")
     calibration = np.load(samples, allow_pickle=False) if samples.exists() else None
@@ -233,8 +234,12 @@ def _work(job: Path) -> None:
                 "detail": "\n".join(raw.splitlines()[-_DETAIL_LINES:]),
                 "fatal": found is not None and found.cause == cookbook.FULL_DISK,
             }
-        channel.write(json.dumps(told) + "\n")
-        channel.flush()
+        _tell(channel, told)
+
+
+def _tell(channel: TextIO, told: dict[str, Any]) -> None:
+    channel.write(json.dumps(told) + "\n")
+    channel.flush()  # what an error holds may never be closed
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _fresh_state():
-    import keras  # not by the process that only hands the tests to others
+    import keras
 
-    keras.utils.set_random_seed(0)
     policy = keras.config.dtype_policy()
     floatx = keras.config.floatx()
     yield
@@ -64,6 +63,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
+    import keras  # not by the process that only hands the tests to others
+
+    keras.utils.set_random_seed(0)  # before the fixtures of modules, too
     spec = _spec(item)
     reason = spec and spec.exempt.get(item.originalname)
     if reason:

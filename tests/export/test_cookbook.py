@@ -232,7 +232,12 @@ def run_a_dynamic_file_on_a_microcontroller(folder):
     large = keras.Sequential([keras.Input(corners.SHAPE), layers.Flatten(), layers.Dense(64)])
     path = tflite.write(large, folder / "dynamic.tflite", variant="dynamic")
     np.save(folder / "x.npy", np.zeros((1, *corners.SHAPE), np.float32))
-    command = [sys.executable, "-I", str(micro._PROBE), *map(str, (path, folder / "x.npy", "y"))]
+    command = [
+        sys.executable,
+        "-I",
+        str(micro._PROBE.script),
+        *map(str, (path, folder / "x.npy", "y")),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
     raise RuntimeError(done.stderr)
 
