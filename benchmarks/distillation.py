@@ -151,7 +151,8 @@ Errors on the 10,000 test digits, on which the teacher's recipe was tried four t
 else was chosen. Written by `python -m benchmarks.distillation`; the paper is Hinton, Vinyals, Dean
 2015, section 3,
 https://arxiv.org/abs/1503.02531. Students are taught with weight {Config().weight:g} on the
-teacher and the rest on the labels. Seconds are a mean of the clock, on a machine with other work to do.
+teacher and the rest on the labels. Seconds are a mean of the clock, on a machine
+with other work to do.
 
 | network | parameters | epochs | errors, by seed | mean | paper | seconds |
 |---|---|---|---|---|---|---|
