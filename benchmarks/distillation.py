@@ -101,13 +101,15 @@ def trained(name: str, seed: int, digits: Digits, work: Path) -> dict[str, Any]:
         fit(model, digits, augment=lambda epoch: MOVED, **TEACHING, **settings)
         save_model(model, work / "teacher.keras")
     else:
-        model, teacher = network(800, seed), load_model(work / "teacher.keras")
+        model = network(800, seed)
         if name == ALONE:
             fit(model, digits, **LEARNING, **settings)
-        elif name == TAUGHT:
-            distill(model, teacher, digits, config=SOFT, ask_once=True, **LEARNING, **settings)
         else:
-            settings["augment"] = lambda epoch: MOVED
+            if name == TAUGHT:
+                settings["ask_once"] = True
+            else:
+                settings["augment"] = lambda epoch: MOVED
+            teacher = load_model(work / "teacher.keras")
             distill(model, teacher, digits, config=SOFT, **LEARNING, **settings)
     seconds = time.perf_counter() - begun
     done = {"errors": digits.errors(model), "params": model.count_params(), "seconds": seconds}

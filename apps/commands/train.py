@@ -75,7 +75,7 @@ def train(
         run = cnnkit.train(source, resolved, folder, overwrite=overwrite, reporter=printer)
         if chief():
             show(run)
-        bundle = exported(run, overwrite, printer) if dry_run and chief() else None
+        bundle = exported(run, printer) if dry_run and chief() else None
     if bundle:
         show_bundle(bundle)
     printer.done()
@@ -83,7 +83,7 @@ def train(
         refuse(bundle)
 
 
-def exported(run: Run, overwrite: bool, printer: console.Printer) -> Bundle | None:
+def exported(run: Run, printer: console.Printer) -> Bundle | None:
     """Returns a bundle in the run folder, with its report; only TensorFlow can write one."""
     import keras
 
@@ -95,8 +95,7 @@ def exported(run: Run, overwrite: bool, printer: console.Printer) -> Bundle | No
         )
         return None
     printer.stage("exporting, verifying and reporting")
-    place = arguments.bundle_folder(run.folder / "bundle", "", overwrite)
-    return write_bundle(open_subject(run.folder), None, place, printer)
+    return write_bundle(open_subject(run.folder), None, run.folder / "bundle", printer)
 
 
 @contextlib.contextmanager

@@ -341,6 +341,20 @@ def _raw(model, variant):
         return tflite._convert(trace.save(model, Path(folder), 1), variant, samples, "uint8")
 
 
+def test_a_step_of_the_onnx_optimizer_that_fails_is_left_out(model, written, monkeypatch, tmp_path):
+    from tf2onnx import optimizer
+    from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
+
+    class Fails(GraphOptimizerBase):
+        def _optimize(self, graph):
+            raise RuntimeError("this step does not know the op")
+
+    monkeypatch.setitem(optimizer._optimizers, "merge_duplication", Fails)
+    path = onnx.write(model, tmp_path / "m.onnx")
+    x = networks.pictures(4)
+    np.testing.assert_allclose(onnx.run(path, x), onnx.run(written["onnx"], x), atol=1e-6)
+
+
 @pytest.mark.parametrize("variant", tflite.CALIBRATED)
 def test_a_dead_relu_is_cured_and_named(tmp_path, variant):
     model, x = networks.tiny(dead=True), networks.pictures(16, (8, 8, 4))
