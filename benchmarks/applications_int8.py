@@ -8,7 +8,8 @@ Each model has its smallest input, and runs in a process of its own. Its weights
 networks of such weights answer every picture alike and multiply each rounding error, so that no
 comparison would mean anything. So batch normalizations get an offset of 2, which keeps most of
 the activations where a ReLU is linear, and the statistics of 64 random pictures
-(`export.pruning.recalibration`); the last layer is scaled so that over these pictures every logit
+(`export.pruning.recalibration`); networks without any normalization are initialized from these
+pictures (`cnnkit.training.data_dependent`); the last layer is scaled so that over them every logit
 has the mean 0 and the deviation 1. Pictures are patches of random colours with noise on them:
 16 calibrate, 32 others are what is compared on.
 
@@ -163,6 +164,10 @@ def settle(model: Any, x: Any, rng: Any) -> None:
     """Gives a random model activations that keep what distinguishes pictures, and its logits."""
     import keras
 
+    from cnnkit.training.data_dependent import initialize
+
+    if not any("Normalization" in type(layer).__name__ for layer in model.layers):
+        initialize(model, x)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.beta.assign(layer.beta + OFFSET)
