@@ -24,6 +24,7 @@ _UNWRITABLE = (
 _LOCK = ".lock"
 # The name of what is being written: stem and suffix of the result, and by which process.
 _PARTIAL = re.compile(r"^\.(?P<stem>.*)\.partial-(?P<pid>\d+)(?P<suffix>\.[^.]*)?$")
+_PARTIAL_IN_TEXT = re.compile(r"(?:^|(?<=[/\\\s'\"(:]))\.([^/\\]*?)\.partial-\d+((?:\.\w+)?)")
 
 
 @contextlib.contextmanager
@@ -47,6 +48,11 @@ def replacing(path: Path) -> Iterator[Path]:
             _replace(partial, path)
     finally:
         remove(partial)
+
+
+def final(text: str) -> str:
+    """Returns a message with the names that paths of `replacing` will have, or would have had."""
+    return _PARTIAL_IN_TEXT.sub(r"\1\2", text)
 
 
 def remove_orphans(path: Path) -> None:
@@ -139,7 +145,7 @@ def explained(path: Path) -> Iterator[None]:
             raise
         raise CnnkitError(
             "Cannot write",
-            where=Path(*(_PARTIAL.sub(r"\g<stem>\g<suffix>", part) for part in path.parts)),
+            where=final(str(path)),
             received=reason,
             todo="free some space or choose another place; what stood there is untouched",
         ) from error

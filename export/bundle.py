@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC
 from datetime import datetime
 from pathlib import Path
@@ -255,6 +256,7 @@ def write(
                 reporter.step(f"verifying {row.name}")
                 simulated = simulate(row, model, subject.ranges, pictures.x)
                 verdict = judge(row, folder, subject.name, pictures, gates, simulated, model)
+            verdict = replace(verdict, reason=files.final(verdict.reason))
             verdicts.append(verdict)
             if not verdict.ok:
                 files.remove(done.path)

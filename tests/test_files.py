@@ -141,6 +141,22 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([alive.name, "x.txt"])
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Load model from /a/.b.partial-12/onnx/.x_f.partial-9.onnx failed. No",
+            "Load model from /a/b/onnx/x_f.onnx failed. No",
+        ),
+        ("Cannot write: .my net.partial-3/x", "Cannot write: my net/x"),
+        ("ended. '.b.c.partial-3.tflite' (.b.partial-3)", "ended. 'b.c.tflite' (b)"),
+        ("/home/.hidden/b", "/home/.hidden/b"),
+    ],
+)
+def test_messages_name_what_will_be_there(text, expected):
+    assert files.final(text) == expected
+
+
 def test_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
