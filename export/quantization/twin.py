@@ -12,6 +12,7 @@ Ranges are a plain dictionary from the name of a grid to its two ends, and trave
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,8 @@ from export.quantization.plan import Plan
 from export.quantization.ranges import Ranges
 
 _BATCH = 64
+# That may stand for one operation, one behind the other.
+_NODES = 8
 _CLASSES = {
     kind.__name__: kind
     for kind in (
@@ -134,6 +137,8 @@ def frozen(model: keras.Model, ranges: Ranges, *, target: str = "") -> keras.Mod
 
 def _assemble(model: keras.Model, found: Plan, build: _Training | _Frozen) -> keras.Model:
     (old,) = model.inputs
+    # Keras walks through a graph by recursion, now and whenever this one is opened.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + _NODES * len(found.ops)))
     image = keras.Input(old.shape[1:], dtype="float32", name=old.name)
     tensors = {found.input: build.put(image, found.grids[found.input])}
     for op in found.ops:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -425,6 +426,19 @@ def test_the_input_model_does_not_change():
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert nodes == [len(x._inbound_nodes) for x in model.layers]
+
+
+def test_a_twin_may_be_deeper_than_python_recurses():
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    try:
+        x = image = keras.Input((2, 2, 1))
+        for _ in range(600):
+            x = layers.Activation("tanh")(x)
+        model = Twin(keras.Model(image, layers.Flatten()(x))).model
+        keras.Model(model.inputs, model.outputs)  # opened once more
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_shared_layers_and_nested_models():
