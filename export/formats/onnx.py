@@ -221,21 +221,24 @@ def _convert(model: keras.Model) -> Any:
             Layer normalization of 1x1 feature maps came out wrong (tf2onnx 1.17).
             """
 
-    # Frozen here: captured constants would become inputs that the user has to feed.
-    frozen = trace.frozen(model, None)
-    (image,), (scores,) = frozen.inputs, frozen.outputs
-    names = [image.name], [scores.name]
+    traced = trace.function(model, None)
+    image, scores = traced.inputs[0].name, traced.outputs[0].name
+    names = [image], [scores]
 
     def translated() -> Any:
+        # Frozen here: captured constants would become inputs that the user has to feed.
+        frozen = trace.frozen_graph(traced)
         with tf.Graph().as_default() as graph:
-            tf.import_graph_def(tf_loader.tf_optimize(*names, frozen.graph.as_graph_def()), name="")
+            frozen = tf_loader.tf_optimize(*names, frozen)
+            tf.import_graph_def(frozen, name="")
+            del frozen  # as large as the weights
             return process_tf_graph(
                 graph,
                 continue_on_error=True,  # `_finish` names an op that ONNX lacks
                 input_names=names[0],
                 output_names=names[1],
                 opset=OPSET,
-                tensors_to_rename={image.name: INPUT, scores.name: OUTPUT},
+                tensors_to_rename={image: INPUT, scores: OUTPUT},
                 # Of the exact GELU, as TensorFlow writes it; ONNX only has Erf.
                 custom_op_handlers={"Erfc": (_complement_of_erf, [])},
             )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import keras
 
 SIGNATURE = "serving_default"
+# Weights of a network of which no copies are made where it can be helped.
+_MANY = 2**25
 # From a concrete function to signatures that call it, each with the specification of its input.
 Endpoints = Callable[[Any], dict[str, tuple[Callable[[Any], dict[str, Any]], Any]]]
 
@@ -30,29 +32,44 @@ def function(model: keras.Model, batch: int | None) -> Any:
         return traced.get_concrete_function()
 
 
-def frozen(model: keras.Model, batch: int | None) -> Any:
-    """Returns `function` with constants in place of the variables."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+def frozen_graph(traced: Any) -> Any:
+    """Returns the graph of `function` as a protobuf with constants in place of the variables.
 
-    return convert_variables_to_constants_v2(function(model, batch))
+    `convert_variables_to_constants_v2` makes a function of it, which takes most of its time and
+    memory.
+    """
+    from tensorflow.python.framework import convert_to_constants as constants
+
+    data = constants._FunctionConverterDataInEager(traced, True, False)
+    return constants._replace_variables_by_constants(data)[0]
 
 
 def save_frozen(model: keras.Model, folder: Path, batch: int | None) -> Path:
-    """Writes `frozen` to `folder` as a SavedModel for the TFLite converter.
+    """Writes `function` with constants to `folder` as a SavedModel for the TFLite converter.
 
     Of a deep network it takes a quarter of the time of `save`, which goes over its objects and
-    variables several times. The batch size is part of the signature: Keras' own export always
-    makes it unknown, which leaves shape arithmetic in a TFLite file.
+    variables several times. But TensorFlow has ten copies of the constants meanwhile, so that a
+    network of many weights keeps its variables. The batch size is part of the signature: Keras'
+    own export always makes it unknown, which leaves shape arithmetic in a TFLite file.
     """
     import tensorflow as tf
 
+    if model.count_params() > _MANY:
+        with _resized():
+            return save(model, folder, batch)
     with _resized():
-        constant = frozen(model, batch)
+        traced = function(model, batch)
+    graph = frozen_graph(traced)
+    image, scores = traced.inputs[0].name, traced.outputs[0].name
+
+    def constant(x: Any) -> dict[str, Any]:
+        return {OUTPUT: tf.import_graph_def(graph, {image: x}, [scores], name="")[0]}
+
+    signature = [_spec(model, batch)]
     module = tf.Module()
-    # Traced once more, since freezing forgets the name of the output.
     module.signature = tf.function(
-        lambda image: {OUTPUT: constant(image)[0]}, input_signature=[_spec(model, batch)]
-    )
+        constant, input_signature=signature, autograph=False
+    ).get_concrete_function()
     # Of constants, gradients cannot be saved, and no converter wants them.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(module, str(folder), module.signature, options)

@@ -341,6 +341,19 @@ def _raw(model, variant):
         return tflite._convert(trace.save(model, Path(folder), 1), variant, samples, "uint8")
 
 
+@pytest.mark.parametrize("variant", ["float32", "int8"])
+def test_a_large_network_is_converted_with_its_variables(model, variant, monkeypatch, tmp_path):
+    x = networks.pictures(32).astype("float32")
+    outputs, sizes = [], []
+    for name, many in (("constants", trace._MANY), ("variables", 0)):
+        monkeypatch.setattr(trace, "_MANY", many)
+        path = tflite.write(model, tmp_path / name, variant=variant, calibration=x)
+        outputs.append(tflite.run(path, x))
+        sizes.append(path.stat().st_size)
+    np.testing.assert_allclose(*outputs, atol=1e-6)
+    assert abs(sizes[0] - sizes[1]) < 500  # what is in them is the same, its order is not
+
+
 def test_a_step_of_the_onnx_optimizer_that_fails_is_left_out(model, written, monkeypatch, tmp_path):
     from tf2onnx import optimizer
     from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
