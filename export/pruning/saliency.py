@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from export.pruning.kernels import Kernel
 
 _BATCH = 16
-# Random directions in place of the classes, if there are more of these.
+# Random directions in place of the classes, if there are more of these; and how many of all batches
+# together are enough, which leave an error of a third in a weight's curvature.
 _DIRECTIONS = 10
+_DRAWS = 16
 # Below it a probability has no gradient; its square root would have an infinite one.
 _TINY = 1e-12
 
@@ -103,9 +105,10 @@ def gauss_newton(
     """Returns the mean over pictures of `Σ_c (2 ∂√p_c / ∂w)²` for every weight.
 
     That is the diagonal of the Gauss-Newton matrix of the cross-entropy, which for a softmax is
-    the Fisher information. With more than 10 classes, 10 random directions estimate the sum. The
-    pictures of a batch are added with random signs, which makes their products vanish on
-    average; with `batch_size=1` nothing is random.
+    the Fisher information. With more than 10 classes, random directions estimate the sum: at most
+    10 a batch, and no more than make 16 in all. The pictures of a batch are added with random
+    signs, which makes their products vanish on average; with `batch_size=1` nothing is random
+    but the directions.
 
     Reference:
         Martens 2020, "New insights and perspectives on the natural gradient method", section 8,
@@ -115,13 +118,14 @@ def gauss_newton(
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
+    draws = min(_DIRECTIONS, -(-_DRAWS // -(-len(x) // batch_size)))
 
     def directions(p: Any, start: int) -> list[Any]:
         classes = p.shape[-1]
         roots = 2 * tf.sqrt(tf.maximum(p, _TINY))
         if classes <= _DIRECTIONS:
             return tf.unstack(roots, axis=-1)
-        signs = rng.choice([-1.0, 1.0], (classes, _DIRECTIONS)) / np.sqrt(_DIRECTIONS)
+        signs = rng.choice([-1.0, 1.0], (classes, draws)) / np.sqrt(draws)
         return tf.unstack(roots @ tf.constant(signs, roots.dtype), axis=-1)
 
     return _mean_squares(model, kernels, x, directions, batch_size)

@@ -24,7 +24,7 @@ from export.pruning.kernels import Kernel
 MOST_ROWS = 8192
 # Added to the diagonal, as a fraction of its mean: inputs may be copies of each other.
 _DAMPING = 1e-3
-_BATCH = 32
+_BATCH = 16
 
 
 def scores(model: keras.Model, kernels: Sequence[Kernel], x: np.ndarray) -> list[np.ndarray]:
@@ -79,23 +79,22 @@ def hessians(
     }
     if not inputs:
         return [None] * len(kernels)
-    sums: dict[int, Any] = dict.fromkeys(inputs, 0.0)
+    sums: dict[int, Any] = {}
     counts = dict.fromkeys(inputs, 0)
     probe = keras.Model(model.inputs, list(inputs.values()))
     for part in batches(x, _BATCH):
         tensors = keras.tree.flatten(probe([x[part]], training=False))
         for i, tensor in zip(inputs, tensors, strict=True):
             read = _read(kernels[i].layer, tensor)
-            sums[i] = sums[i] + np.asarray(
+            sums[i] = sums.get(i, 0.0) + np.asarray(
                 keras.ops.matmul(keras.ops.transpose(read), read), np.float64
             )
             counts[i] += len(read)
-    return [_damped(sums[i] / counts[i]) if i in inputs else None for i in range(len(kernels))]
-
-
-def _damped(hessian: np.ndarray) -> np.ndarray:
-    mean = np.trace(hessian) / len(hessian) or 1.0
-    return hessian + _DAMPING * mean * np.eye(len(hessian))
+    for i, hessian in sums.items():  # in place, since they are as large as the rest together
+        hessian /= counts[i]
+        diagonal = np.einsum("ii->i", hessian)
+        diagonal += _DAMPING * (diagonal.mean() or 1.0)
+    return [sums.get(i) for i in range(len(kernels))]
 
 
 def _has_input(model: keras.Model, kernel: Kernel) -> bool:

@@ -167,7 +167,7 @@ def test_batches_and_random_directions_are_right_on_average():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(20, "softmax")])
     x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
-    many = np.tile(x, (80, 1))  # The same pictures under ever new signs and directions.
+    many = np.tile(x, (400, 1))  # The same pictures under ever new signs and directions.
     p = np.asarray(model(x), np.float64)
     hessian = np.einsum("ni,nc->ic", x**2, p * (1 - p)) / len(x)
     got = saliency.gauss_newton(model, kernels(model)[0], many, batch_size=8)[0]
