@@ -39,6 +39,8 @@ QUICK = True
 # The newest that tf2onnx 1.17 writes.
 OPSET = 18
 _BATCH = 32
+# Pictures a time for calibration, which has all activations of all layers in memory.
+_CALIBRATED = 8
 # Pictures that a second runtime is asked about.
 _CONFIRMED = 512
 _PROBE = Probe(
@@ -278,8 +280,8 @@ def _quantize(proto: Any, calibration: np.ndarray) -> Any:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            starts = range(0, len(calibration), _BATCH)
-            self._batches = ({INPUT: calibration[k : k + _BATCH]} for k in starts)
+            starts = range(0, len(calibration), _CALIBRATED)
+            self._batches = ({INPUT: calibration[k : k + _CALIBRATED]} for k in starts)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._batches, None)
