@@ -106,9 +106,9 @@ def gauss_newton(
 
     That is the diagonal of the Gauss-Newton matrix of the cross-entropy, which for a softmax is
     the Fisher information. With more than 10 classes, random directions estimate the sum: at most
-    10 a batch, and no more than make 16 in all. The pictures of a batch are added with random
-    signs, which makes their products vanish on average; with `batch_size=1` nothing is random
-    but the directions.
+    10 a batch, and at least one, but no more than make 16 in all. The pictures of a batch are added
+    with random signs, which makes their products vanish on average; with `batch_size=1` nothing is
+    random but the directions.
 
     Reference:
         Martens 2020, "New insights and perspectives on the natural gradient method", section 8,
