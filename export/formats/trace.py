@@ -47,17 +47,16 @@ def frozen_graph(traced: Any) -> Any:
 def save_frozen(model: keras.Model, folder: Path, batch: int | None) -> Path:
     """Writes `function` with constants to `folder` as a SavedModel for the TFLite converter.
 
-    Of a deep network it takes a quarter of the time of `save`, which goes over its objects and
-    variables several times. But TensorFlow has ten copies of the constants meanwhile, so that a
-    network of many weights keeps its variables. The batch size is part of the signature: Keras'
+    Of a deep network it takes less time than `save`, which goes over its objects and variables
+    several times. But TensorFlow makes many copies of the constants meanwhile, so that a network
+    of many weights keeps its variables. The batch size is part of the signature: Keras'
     own export always makes it unknown, which leaves shape arithmetic in a TFLite file.
     """
     import tensorflow as tf
 
-    if model.count_params() > _MANY:
-        with _resized():
-            return save(model, folder, batch)
     with _resized():
+        if model.count_params() > _MANY:
+            return save(model, folder, batch)
         traced = function(model, batch)
     graph = frozen_graph(traced)
     image, scores = traced.inputs[0].name, traced.outputs[0].name
